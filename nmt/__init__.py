@@ -1,0 +1,1 @@
+"""A toolkit that trains, runs and judges neural sequence-to-sequence models."""

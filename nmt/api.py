@@ -1,0 +1,111 @@
+"""The Python face of the toolkit; what stands here stays.
+
+from nmt import api
+
+model = api.load("runs/demo")
+model.translate(["Hello."])                    # ["Hallo."]
+model.translate_nbest(["Hello."], 3)           # [[Translation(text, score), ...]]
+model.score(["Hello."], ["Hallo."])            # [log-probability]
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmt.config import loading as config_loading
+from nmt.inference import loading, scorer, translator
+from nmt.models import seq2seq
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """One translation.
+
+    Attributes:
+        text: the translation.
+        score: log-probability over the length penalty; higher is better.
+    """
+
+    text: str
+    score: float
+
+
+class Model:
+    """A model folder in memory; made by `load`. Calls do not disturb each other."""
+
+    def __init__(self, loaded: loading.Loaded) -> None:
+        """Takes a loaded model."""
+        self._loaded = loaded
+
+    def translate(self, lines: Sequence[str], **decoding: float | bool) -> list[str]:
+        """Returns the best translation of each line, in order; a blank line stays blank.
+
+        Args:
+            lines: source text without line ends.
+            **decoding: any key of the configuration's `decoding` section, such as `beam_size=1`.
+
+        Raises:
+            nmt.errors.UsageError: a setting is unknown or out of range.
+        """
+        return [found[0].text for found in self._translations(lines, 1, decoding)]
+
+    def translate_nbest(
+        self, lines: Sequence[str], num_best: int, **decoding: float | bool
+    ) -> list[list[Translation]]:
+        """Returns the `num_best` best translations of each line, best first.
+
+        Args:
+            lines: source text without line ends.
+            num_best: at most the beam size.
+            **decoding: as for `translate`.
+
+        Raises:
+            nmt.errors.UsageError: a setting is unknown or out of range.
+        """
+        return [
+            [Translation(one.text, one.score) for one in found]
+            for found in self._translations(lines, num_best, decoding)
+        ]
+
+    def score(self, src_lines: Sequence[str], tgt_lines: Sequence[str]) -> list[float]:
+        """Returns the log-probability of each target line, given its source line.
+
+        Args:
+            src_lines: source text.
+            tgt_lines: target text, as many lines.
+
+        Raises:
+            ValueError: the numbers of lines differ.
+        """
+        if len(src_lines) != len(tgt_lines):
+            raise ValueError(f"{len(src_lines)} source lines, but {len(tgt_lines)} target lines")
+        loaded = self._loaded
+        assert isinstance(loaded.model, seq2seq.Seq2Seq), "load makes no ensemble"
+        machine = scorer.Scorer(
+            loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic
+        )
+        return [pair.log_probability for pair in machine.score(src_lines, tgt_lines)]
+
+    def _translations(
+        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
+    ) -> list[list[translator.Translation]]:
+        loaded = self._loaded
+        settings = config_loading.apply_decoding_flags(loaded.config.decoding, decoding)
+        machine = translator.Translator(
+            loaded.model, loaded.texts, settings, loaded.arithmetic, num_best=num_best
+        )
+        return machine.translate(lines)
+
+
+def load(folder: str | Path, *, device: str = "auto", precision: str | None = None) -> Model:
+    """Loads a model folder that `nmt train` wrote.
+
+    Args:
+        folder: the run folder.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        precision: `fp32`, `bf16`, `fp16` or `fp64`; None takes that of the configuration.
+
+    Raises:
+        nmt.errors.ModelError: a file is missing, torn or altered.
+    """
+    return Model(loading.load(Path(folder), device=device, precision=precision))

@@ -1,0 +1,1 @@
+"""Weights, the model folder and the state that a run resumes from."""

@@ -1,0 +1,263 @@
+"""`nmt init`: a commented configuration for two parallel files."""
+
+import argparse
+import dataclasses
+import itertools
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydantic
+
+from nmt import errors
+from nmt.config import documents, families, loading, schema, sections
+from nmt.runtime import files
+
+logger = logging.getLogger(__name__)
+
+# Of a corpus without validation files, so much is held out: enough to choose by, little to lose.
+HELD_OUT_SHARE = 20
+MAX_HELD_OUT = 1000
+
+# From this size on the schema's default suits; below it the vocabulary shrinks with the corpus.
+PAIRS_FOR_DEFAULT_VOCABULARY = 20_000
+
+_HEAD = """\
+# A configuration of nmt, written by `nmt init`. Train with: nmt train {name}
+#
+# A line that begins with `# key:` shows the default of that key; remove the `# ` to change it.
+# docs/config.md describes every key, also of the other model families.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """What a configuration is written from.
+
+    Attributes:
+        name: the file that it will be.
+        src_lang: source language.
+        tgt_lang: target language.
+        train: source and target file of training.
+        valid: source and target file of validation.
+        family: of encoder and decoder.
+        num_pairs: size of the training corpus.
+    """
+
+    name: Path
+    src_lang: str
+    tgt_lang: str
+    train: tuple[Path, Path]
+    valid: tuple[Path, Path]
+    family: str
+    num_pairs: int
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes a configuration, and splits off validation data where none was given.
+
+    Args:
+        args: `src`, `tgt`, `src_lang`, `tgt_lang`, `valid_src`, `valid_tgt`, `family`, `output`,
+            `force`.
+
+    Returns:
+        0.
+
+    Raises:
+        errors.UsageError: the flags do not fit together, or a file would be overwritten.
+        errors.DataError: the files are not parallel, or too short.
+    """
+    output = Path(args.output or "config.yaml")
+    train = (Path(args.src), Path(args.tgt))
+    _check_languages(args)
+    if (args.valid_src is None) != (args.valid_tgt is None):
+        raise errors.UsageError("--valid-src and --valid-tgt: give both, or neither.")
+    _check_new(output, force=args.force)
+    num_pairs = _count_pairs(train)
+    if args.valid_src is not None:
+        valid = (Path(args.valid_src), Path(args.valid_tgt))
+        _count_pairs(valid)
+    else:
+        folder = output.parent / "data" / output.stem
+        suffixes = _suffixes(args.src_lang, args.tgt_lang)
+        given, num_given = train, num_pairs
+        num_valid = _num_held_out(given, num_given)
+        train = (folder / f"train.{suffixes[0]}", folder / f"train.{suffixes[1]}")
+        valid = (folder / f"valid.{suffixes[0]}", folder / f"valid.{suffixes[1]}")
+        num_pairs = num_given - num_valid
+        _check_split(given, (*train, *valid), force=args.force)
+    template = Template(
+        output, args.src_lang, args.tgt_lang, train, valid, args.family or "transformer", num_pairs
+    )
+    text = render(template)
+    # The text is ours, but the names in it are the user's.
+    loading.parse(text, str(output))
+    if args.valid_src is None:
+        _split(given, train, valid, num_pairs)
+        logger.info(
+            "no validation files were given: the last %d of %d pairs are held out, in %s and %s",
+            num_given - num_pairs,
+            num_given,
+            *valid,
+        )
+    files.make_dir(output.parent)
+    files.atomic_write_text(output, text)
+    logger.info("wrote %s; next: nmt train %s", output, output)
+    return 0
+
+
+def render(template: Template) -> str:
+    """Returns the configuration: what is given as settings, every default as a comment.
+
+    Args:
+        template: what is given.
+    """
+    lines = [_HEAD.format(name=template.name)]
+    lines += _knobs(schema.Config, 0, {"run_dir": f"runs/{template.name.stem}"})
+    lines += _data(template)
+    lines += _section("tokenizer", schema.TokenizerConfig, _vocabulary(template.num_pairs))
+    lines += ["", "model:", *_knobs(schema.ModelConfig, 1, {})]
+    for side in sections.SIDES:
+        options = families.options_schema(template.family, side)
+        lines += [f"  {side}:", *_knobs(options, 2, {"type": template.family})]
+    lines += _section("training", schema.TrainingConfig, {})
+    lines += _section("decoding", schema.DecodingConfig, {})
+    return "\n".join([*lines, ""])
+
+
+def _section(
+    name: str, section: type[pydantic.BaseModel], values: dict[str, str | int]
+) -> list[str]:
+    return ["", f"{name}:", *_knobs(section, 1, values)]
+
+
+def _data(template: Template) -> list[str]:
+    fields = schema.DataConfig.model_fields
+    weight = schema.TrainCorpus.model_fields["weight"].description
+    (train_src, train_tgt), (valid_src, valid_tgt) = template.train, template.valid
+    value = documents.render_value
+    languages = {"src_lang": template.src_lang, "tgt_lang": template.tgt_lang}
+    return [
+        "",
+        "data:",
+        *_knobs(schema.DataConfig, 1, languages),
+        f"  train:  # {fields['train'].description}",
+        f"    - src: {value(str(train_src))}",
+        f"      tgt: {value(str(train_tgt))}",
+        f"      # weight: 1.0  # {weight}",
+        f"  valid:  # {fields['valid'].description}",
+        f"    src: {value(str(valid_src))}",
+        f"    tgt: {value(str(valid_tgt))}",
+        "  # test: {src: test.src, tgt: test.tgt}  # " + str(fields["test"].description),
+    ]
+
+
+def _knobs(
+    section: type[pydantic.BaseModel], depth: int, values: dict[str, str] | dict[str, str | int]
+) -> list[str]:
+    """Returns a line per setting: given ones as settings, the others' defaults as comments."""
+    lines = []
+    for knob in sections.knobs_of(section):
+        given = values.get(knob.key)
+        if given is None:
+            assert knob.default is not None, f"{knob.key} has no default and is not given"
+            setting = f"# {knob.key}: {knob.default}"
+        else:
+            setting = f"{knob.key}: {documents.render_value(given)}"
+        unit = f" ({knob.unit})" if knob.unit else ""
+        lines.append(f"{'  ' * depth}{setting}  # {knob.text}{unit}")
+    return lines
+
+
+def _vocabulary(num_pairs: int) -> dict[str, str | int]:
+    """Returns a vocabulary size for a small corpus; nothing where the default suits."""
+    if num_pairs >= PAIRS_FOR_DEFAULT_VOCABULARY:
+        return {}
+    default: int = schema.TokenizerConfig.model_fields["vocab_size"].default
+    scaled = default * num_pairs // PAIRS_FOR_DEFAULT_VOCABULARY
+    # 256 pieces are bytes; the characters need room as well.
+    return {"vocab_size": max(scaled // 100 * 100, 400)}
+
+
+def _check_languages(args: argparse.Namespace) -> None:
+    for flag, language in (("--src-lang", args.src_lang), ("--tgt-lang", args.tgt_lang)):
+        if not re.fullmatch(r"\w[\w.-]*", language):
+            raise errors.UsageError(
+                f"{flag}: is no language code (given: {language!r}). Write one such as en or pt-BR."
+            )
+
+
+def _suffixes(src_lang: str, tgt_lang: str) -> tuple[str, str]:
+    """Returns the ends of the split files' names, which differ also within one language."""
+    if src_lang.lower() == tgt_lang.lower():
+        return f"src.{src_lang}", f"tgt.{tgt_lang}"
+    return src_lang, tgt_lang
+
+
+def _check_new(path: Path, *, force: bool) -> None:
+    if path.is_dir():
+        raise errors.UsageError(f"{path}: is a folder. Name a file with --output.")
+    if path.exists() and not force:
+        raise errors.UsageError(
+            f"{path}: exists already. Name another file with --output, or overwrite it with --force."
+        )
+
+
+def _check_split(given: tuple[Path, Path], made: tuple[Path, ...], *, force: bool) -> None:
+    for path in made:
+        if path.exists() and any(path.samefile(source) for source in given):
+            raise errors.UsageError(
+                f"{path}: would be overwritten by its own split. Give --valid-src and --valid-tgt, "
+                "or name another file with --output."
+            )
+        _check_new(path, force=force)
+
+
+def _count_pairs(paths: tuple[Path, Path]) -> int:
+    """Returns the number of pairs of two parallel files.
+
+    Raises:
+        errors.DataError: their numbers of lines differ, or there are none.
+        errors.FileError: one of them cannot be read.
+    """
+    src, tgt = (sum(1 for _ in files.read_lines(path)) for path in paths)
+    if src != tgt:
+        raise errors.DataError(
+            f"{paths[1]}: is not parallel to {paths[0]} (given: {tgt} and {src} lines). "
+            "Line n of one has to be the translation of line n of the other."
+        )
+    if src == 0:
+        raise errors.DataError(f"{paths[0]}: is empty. Name a file with sentences.")
+    return src
+
+
+def _num_held_out(paths: tuple[Path, Path], num_pairs: int) -> int:
+    if num_pairs < 2:
+        raise errors.DataError(
+            f"{paths[0]}: holds one pair, too little to hold out any. "
+            "Add pairs, or give --valid-src and --valid-tgt."
+        )
+    return min(MAX_HELD_OUT, max(1, num_pairs // HELD_OUT_SHARE))
+
+
+def _split(
+    given: tuple[Path, Path], train: tuple[Path, Path], valid: tuple[Path, Path], num_train: int
+) -> None:
+    """Writes the first pairs of a corpus to `train`, the others to `valid`."""
+    counter = files.DecodeCounter()
+    for source, first, rest in zip(given, train, valid, strict=True):
+        files.make_dir(first.parent)
+        lines = files.read_lines(source, counter)
+        _write_lines(first, itertools.islice(lines, num_train))
+        _write_lines(rest, lines)
+    if counter.num_invalid:
+        logger.warning(
+            "%d lines were not valid UTF-8; bad bytes were replaced", counter.num_invalid
+        )
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    with files.atomic_write(path) as stream:
+        for line in lines:
+            stream.write(line.encode() + b"\n")

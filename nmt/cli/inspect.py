@@ -1,0 +1,63 @@
+"""`nmt inspect`: what is in a model folder."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from nmt.checkpoint import folder, resume
+from nmt.config import loading as config_loading
+from nmt.inference import loading
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what a model folder holds, after checking every file.
+
+    Args:
+        args: `model` (a folder, or None for the default), `json`.
+
+    Returns:
+        0.
+    """
+    path = loading.find_model([args.model] if args.model else None)[0]
+    content = describe(path)
+    if args.json:
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return 0
+    width = max(len(name) for name in content)
+    for name, value in content.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Returns what a model folder holds, by name.
+
+    Raises:
+        errors.ModelError: a file is missing, torn or altered.
+    """
+    stored = folder.read(path)
+    config = config_loading.parse(stored.config_text, str(path / "config.yaml"))
+    texts = loading.load_texts(path)
+    manifest = stored.manifest
+    return {
+        "folder": str(path),
+        "languages": f"{config.data.src_lang} -> {config.data.tgt_lang}",
+        "encoder": _options(config.model.encoder.model_dump()),
+        "decoder": _options(config.model.decoder.model_dump()),
+        "parameters": sum(math.prod(tensor.shape) for tensor in stored.tensors.values()),
+        "tokenizer": config.tokenizer.type if not config.tokenizer.is_ready else "ready model",
+        "vocabulary": f"{len(texts.src.vocab)} source, {len(texts.tgt.vocab)} target pieces"
+        + (", shared" if config.tokenizer.is_shared else ""),
+        "update": manifest.update,
+        "validation": dict(manifest.scores),
+        "checkpoints": resume.updates(path),
+        "versions": dict(manifest.versions),
+        "files": {name: entry.size for name, entry in manifest.files.items()},
+    }
+
+
+def _options(options: dict[str, Any]) -> str:
+    name = options.pop("type")
+    return f"{name} (" + ", ".join(f"{key} {value}" for key, value in options.items()) + ")"

@@ -1,0 +1,290 @@
+"""The verbs and their flags.
+
+Flags default to None, so that the configuration decides. Imports nothing but argparse and our
+errors: `nmt --help` answers at once.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nmt import errors
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
+FAMILIES = ("transformer", "rnn", "cnn")
+FORMATS = ("text", "moses")
+
+_DESCRIPTION = "Trains, runs and judges neural machine translation models."
+_EPILOG = "`nmt VERB --help` lists the flags of a verb."
+
+_MODEL_HELP = (
+    "model folder (the run_dir of a configuration); several are an ensemble. "
+    "Default: $NMT_MODEL, else the run that was last trained from this directory"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse finds wrong as one line, instead of printing usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.UsageError(_reworded(message))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed command line; `verb` names the verb.
+
+    Args:
+        argv: without the program's name.
+
+    Raises:
+        errors.UsageError: the command line is wrong.
+        SystemExit: after `--help`, with 0.
+    """
+    parser, verbs = build()
+    _check_verb(argv, list(verbs))
+    if argv[0] in verbs:
+        _check_options(argv[1:], verbs[argv[0]])
+    args, extras = parser.parse_known_args(argv)
+    if extras:
+        if extras[0].startswith("-") and extras[0] != "-":
+            raise errors.UsageError(_unknown_option(extras[0], verbs[args.verb]))
+        raise errors.UsageError(
+            f"{extras[0]!r}: is one argument too many. `nmt {args.verb} --help` lists what fits."
+        )
+    return args
+
+
+def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Returns the whole parser, and the parser of each verb by its name."""
+    parser = _Parser(prog="nmt", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    makers: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+        "init": ("write a configuration to start from", _add_init),
+        "train": ("train what a configuration describes, or resume it", _add_train),
+        "translate": ("translate lines", _add_translate),
+        "evaluate": ("score translations against references", _add_evaluate),
+        "inspect": ("show what is in a model folder", _add_inspect),
+    }
+    verbs: dict[str, argparse.ArgumentParser] = {}
+    for name, (text, add) in makers.items():
+        verb = group.add_parser(
+            name, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+        )
+        add(verb)
+        loudness = verb.add_mutually_exclusive_group()
+        loudness.add_argument(
+            "-q", "--quiet", action="store_true", help="print warnings and errors only"
+        )
+        loudness.add_argument("-v", "--verbose", action="store_true", help="print more")
+        verbs[name] = verb
+    return parser, verbs
+
+
+def _add_init(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--src", required=True, metavar="FILE", help="source side of training")
+    verb.add_argument("--tgt", required=True, metavar="FILE", help="target side of training")
+    verb.add_argument("--src-lang", required=True, metavar="LANG", help="source language: en")
+    verb.add_argument("--tgt-lang", required=True, metavar="LANG", help="target language: de")
+    verb.add_argument(
+        "--valid-src",
+        metavar="FILE",
+        help="source side of validation. Default: the last 5 %% of the pairs, at most 1000, "
+        "are held out",
+    )
+    verb.add_argument("--valid-tgt", metavar="FILE", help="target side of validation")
+    verb.add_argument(
+        "--family", type=_one_of(FAMILIES), metavar="|".join(FAMILIES), help="default: transformer"
+    )
+    verb.add_argument("--output", metavar="FILE", help="default: config.yaml")
+    verb.add_argument("--force", action="store_true", help="overwrite existing files")
+
+
+def _add_train(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("config", metavar="CONFIG", help="the configuration, a YAML file")
+    verb.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="override a key, such as training.max_updates=100; repeatable",
+    )
+    verb.add_argument(
+        "--fresh", action="store_true", help="start anew; an existing run is moved aside"
+    )
+    _add_machine(verb, "training.precision")
+
+
+def _add_translate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    verb.add_argument("--input", metavar="FILE", help="lines to translate. Default: stdin")
+    verb.add_argument("--output", metavar="FILE", help="default: stdout")
+    _add_decoding(verb)
+    verb.add_argument(
+        "--nbest", type=_positive, metavar="N", help="so many translations of each line"
+    )
+    verb.add_argument(
+        "--format",
+        type=_one_of(FORMATS),
+        metavar="|".join(FORMATS),
+        help="moses = `number ||| text ||| features ||| score`. Default: text",
+    )
+    _add_machine(verb, "decoding.precision")
+
+
+def _add_evaluate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    verb.add_argument(
+        "--src", metavar="FILE", help="lines to translate. Default: data.test of the model"
+    )
+    verb.add_argument(
+        "--ref", action="append", metavar="FILE", help="reference translations; repeatable"
+    )
+    verb.add_argument(
+        "--hyp", metavar="FILE", help="ready translations to score against --ref; needs no model"
+    )
+    verb.add_argument("--bleu", action="store_true", help="BLEU (with --chrf the default)")
+    verb.add_argument("--chrf", action="store_true", help="chrF")
+    verb.add_argument("--ter", action="store_true", help="translation edit rate")
+    verb.add_argument("--exact-match", action="store_true", help="share of identical lines")
+    verb.add_argument("--lowercase", action="store_true", help="ignore case")
+    verb.add_argument("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer. Default: 13a")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("--output", metavar="FILE", help="write the translations there")
+    _add_decoding(verb)
+    _add_machine(verb, "decoding.precision")
+
+
+def _add_inspect(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=_MODEL_HELP.replace("; several are an ensemble", ""),
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_decoding(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
+    verb.add_argument("--beam-size", type=_integer, metavar="N", help="hypotheses; 1 = greedy")
+    verb.add_argument(
+        "--length-penalty", type=_number, metavar="X", help="0 = plain sum of log-probabilities"
+    )
+    verb.add_argument("--min-length", type=_integer, metavar="N", help="in target tokens")
+    verb.add_argument("--max-length", type=_integer, metavar="N", help="in target tokens")
+    verb.add_argument(
+        "--patience",
+        type=_number,
+        metavar="X",
+        help="a sentence is done at beam size times X finished hypotheses",
+    )
+    verb.add_argument(
+        "--exact-stop",
+        action="store_const",
+        const=True,
+        help="go on until no open hypothesis can win",
+    )
+    verb.add_argument(
+        "--batch-size", type=_positive, metavar="SENTENCES", help="searched at once at most"
+    )
+    verb.add_argument(
+        "--batch-tokens",
+        type=_integer,
+        metavar="N",
+        help="source tokens times beam size searched at once",
+    )
+
+
+def _add_machine(verb: argparse.ArgumentParser, precision_key: str) -> None:
+    verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
+    verb.add_argument(
+        "--precision",
+        type=_one_of(PRECISIONS),
+        metavar="|".join(PRECISIONS),
+        help=f"arithmetic; default: {precision_key} of the configuration",
+    )
+    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"wants a whole number (given: {text!r}).") from error
+
+
+def _positive(text: str) -> int:
+    number = _integer(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"wants at least 1 (given: {number}).")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"wants a number (given: {text!r}).") from error
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(
+                f"wants one of {', '.join(choices)} (given: {text!r})."
+                + errors.did_you_mean(text, choices)
+            )
+        return text
+
+    return choose
+
+
+def _check_verb(argv: Sequence[str], verbs: Sequence[str]) -> None:
+    """Finds a wrong verb, and flags before it, for which argparse has no good words."""
+    if argv[0] in verbs or argv[0] in {"-h", "--help", "--version"}:
+        return
+    if argv[0].startswith("-"):
+        raise errors.UsageError(
+            f"{argv[0]}: unknown option before the verb. Allowed there: --help, --version. "
+            f"Write the verb first: nmt VERB {argv[0]}"
+        )
+    raise errors.UsageError(
+        f"{argv[0]}: unknown verb.{errors.did_you_mean(argv[0], verbs)} Known: {', '.join(verbs)}."
+    )
+
+
+def _check_options(argv: Sequence[str], verb: argparse.ArgumentParser) -> None:
+    """Finds a misspelt option before argparse complains of what is missing because of it."""
+    for text in argv:
+        if text == "--":
+            return
+        known = verb._option_string_actions
+        if text.startswith("--") and text.partition("=")[0] not in known:
+            raise errors.UsageError(_unknown_option(text, verb))
+
+
+def _unknown_option(text: str, verb: argparse.ArgumentParser) -> str:
+    name = text.partition("=")[0]
+    known = [option for option in verb._option_string_actions if option.startswith("--")]
+    hint = errors.did_you_mean(name, known)
+    return f"{name}: unknown option.{hint or f' `{verb.prog} --help` lists the options.'}"
+
+
+def _reworded(message: str) -> str:
+    """Returns argparse's complaint in our form: the flag, a colon, what is wrong."""
+    match = re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL)
+    if match:
+        flag, what = match[1].rpartition("/")[2], match[2]
+        if what.startswith("expected"):
+            what = "wants a value."
+        elif what.startswith("ignored explicit argument"):
+            what = f"takes no value (given: {what.removeprefix('ignored explicit argument ')})."
+        elif what.startswith("not allowed with argument"):
+            other = what.rpartition(" ")[2].rpartition("/")[2]
+            what = f"does not go with {other}. Give one of them."
+        return f"{flag}: {what}"
+    missing = re.fullmatch(r"the following arguments are required: (.*)", message)
+    if missing:
+        return f"{missing[1]}: missing. Add it."
+    return message

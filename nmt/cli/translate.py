@@ -1,0 +1,126 @@
+"""`nmt translate`: lines in, lines out."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from nmt import errors
+from nmt.config import loading as config_loading
+from nmt.config import schema
+from nmt.inference import loading, translator
+from nmt.runtime import files, lines
+
+logger = logging.getLogger(__name__)
+
+# Lines that are sorted and batched together: enough to fill batches, few enough to stream.
+CHUNK_LINES = 4096
+
+# Command-line flags that stand for a key under `decoding`.
+DECODING_FLAGS = (
+    "beam_size",
+    "length_penalty",
+    "min_length",
+    "max_length",
+    "patience",
+    "exact_stop",
+    "batch_tokens",
+)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translates a file or stdin.
+
+    Args:
+        args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
+            `device`, `precision`, `threads`.
+
+    Returns:
+        0.
+    """
+    if args.nbest is not None and args.nbest < 1:
+        raise errors.UsageError(f"--nbest: wants at least 1 (given: {args.nbest}).")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
+    if args.input is not None:
+        files.check_readable(Path(args.input))
+    machine = build_translator(args, num_best=args.nbest or 1)
+    style = args.format or "text"
+    if args.input is not None:
+        with files.open_read(Path(args.input)) as stream:
+            _translate(machine, stream, args.output, style)
+    else:
+        _translate(machine, sys.stdin.buffer, args.output, style)
+    return 0
+
+
+def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translator.Translator:
+    """Returns the translator that the command line describes.
+
+    Args:
+        args: `model`, `device`, `precision`, `threads`, `batch_size` and the decoding flags.
+        num_best: translations per line.
+    """
+    loading.set_up_threads(args.threads)
+    paths = loading.find_model(args.model)
+    loaded = loading.load_all(paths, device=args.device or "auto", precision=args.precision)
+    return translator.Translator(
+        loaded.model,
+        loaded.texts,
+        decoding_of(args, loaded.config),
+        loaded.arithmetic,
+        num_best=num_best,
+        batch_sentences=args.batch_size,
+    )
+
+
+def decoding_of(args: argparse.Namespace, config: schema.Config) -> schema.DecodingConfig:
+    """Returns the decoding settings of the configuration, with the command line's over them."""
+    given = {name: getattr(args, name) for name in DECODING_FLAGS}
+    return config_loading.apply_decoding_flags(
+        config.decoding, {name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _translate(
+    machine: translator.Translator, stream: BinaryIO, output: str | None, style: str
+) -> None:
+    reader = lines.LineReader(stream)
+    if output is None:
+        _write_all(machine, reader, lines.LineWriter(sys.stdout.buffer), style)
+    else:
+        # Whole or not at all: a reader of the file never sees half a translation.
+        with files.atomic_write(Path(output)) as target:
+            _write_all(machine, reader, lines.LineWriter(target), style)
+    if reader.num_invalid:
+        logger.warning("%d lines were not valid UTF-8; bad bytes were replaced", reader.num_invalid)
+    if machine.num_cut:
+        logger.warning("%d lines were longer than the model reads and were cut", machine.num_cut)
+
+
+def _write_all(
+    machine: translator.Translator,
+    reader: lines.LineReader,
+    writer: lines.LineWriter,
+    style: str,
+) -> None:
+    number = 0
+    for chunk in reader.chunks(CHUNK_LINES):
+        results = machine.translate(chunk)
+        writer.write(_formatted(results, number, style))
+        number += len(chunk)
+
+
+def _formatted(
+    results: Sequence[Sequence[translator.Translation]], first: int, style: str
+) -> Iterator[str]:
+    """Yields output lines; moses is `number ||| text ||| features ||| score`, counted from 0."""
+    for number, translations in enumerate(results, start=first):
+        for found in translations:
+            if style == "moses":
+                features = f"logprob={found.log_probability:.6f}"
+                yield f"{number} ||| {found.text} ||| {features} ||| {found.score:.6f}"
+            else:
+                yield found.text

@@ -1,0 +1,1 @@
+"""The configuration: schema, loading, reference; never imports torch."""

@@ -1,0 +1,19 @@
+"""How a setting is declared: default, description, unit, and why the default is what it is."""
+
+from typing import Any
+
+import pydantic
+
+
+def knob(default: Any, text: str, *, unit: str = "", why: str = "", **limits: Any) -> Any:
+    """Returns a pydantic field that the generated reference can describe.
+
+    Args:
+        default: the one default of this setting; `...` where the user has to give it.
+        text: one line: what the setting does.
+        unit: what a number counts (`tokens`, `updates`, `minutes`).
+        why: the reason for the default.
+        **limits: pydantic's bounds (`ge`, `gt`, `le`, `lt`, `min_length`).
+    """
+    extra: dict[str, Any] = {"unit": unit, "why": why}
+    return pydantic.Field(default, description=text, json_schema_extra=extra, **limits)

@@ -1,0 +1,1 @@
+"""From text files to batches on a device, resumable at every batch."""

@@ -1,0 +1,173 @@
+"""Text in, text out: tokenise, sort, batch, search, restore the order."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from nmt import errors
+from nmt.config import schema
+from nmt.data import batches
+from nmt.models import base
+from nmt.runtime import device as devices
+from nmt.search import beam
+from nmt.search import settings as search_settings
+from nmt.text import tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """One translation of one line.
+
+    Attributes:
+        text: the translation, without line breaks.
+        score: log-probability over the length penalty; higher is better. 0 for a blank line, -inf
+            where the search found nothing.
+        log_probability: sum over the target tokens, EOS included.
+        tokens: target ids, without BOS and EOS.
+    """
+
+    text: str
+    score: float = 0.0
+    log_probability: float = 0.0
+    tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The tokenizers of the two sides."""
+
+    src: tokenizer.Tokenizer
+    tgt: tokenizer.Tokenizer
+
+
+class Translator:
+    """A model with its tokenizers, ready to translate lines.
+
+    Attributes:
+        num_cut: source lines so far that were longer than the limit and were cut.
+    """
+
+    def __init__(
+        self,
+        model: base.Model,
+        texts: Texts,
+        decoding: schema.DecodingConfig,
+        arithmetic: devices.Arithmetic,
+        *,
+        num_best: int = 1,
+        batch_sentences: int | None = None,
+    ) -> None:
+        """Takes the parts.
+
+        Args:
+            model: on the device, in evaluation mode.
+            texts: the tokenizers.
+            decoding: search settings and batch size.
+            arithmetic: device and precision.
+            num_best: translations per line.
+            batch_sentences: sentences of a batch, or None for a budget of tokens.
+
+        Raises:
+            errors.UsageError: the settings do not fit each other or the model.
+        """
+        self._model = model
+        self._texts = texts
+        self._arithmetic = arithmetic
+        self._batch_sentences = batch_sentences
+        self._batch_tokens = max(decoding.batch_tokens // decoding.beam_size, 1)
+        self._settings = _search_settings(decoding, num_best, model.max_tgt_positions)
+        limits = [decoding.max_src_tokens, model.max_src_positions]
+        self._max_src_tokens = min(limit for limit in limits if limit is not None)
+        ids = texts.tgt.vocab
+        self._ids = beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
+        self.num_cut = 0
+
+    def translate(self, lines: Sequence[str]) -> list[list[Translation]]:
+        """Returns `num_best` translations of each line, best first; blank lines stay blank.
+
+        Args:
+            lines: text without line ends.
+        """
+        num_best = self._settings.num_best
+        results: list[list[Translation]] = [[Translation("")] * num_best for _ in lines]
+        sources = self._encode(lines)
+        # Longest first: what does not fit in memory fails at once, and padding is small.
+        order = sorted(
+            (index for index, ids in enumerate(sources) if ids),
+            key=lambda index: (-len(sources[index]), index),
+        )
+        for chosen in self._cut([len(source) for source in sources], order):
+            found = self._search([sources[index] for index in chosen])
+            for index, hypotheses in zip(chosen, found, strict=True):
+                results[index] = self._texts_of(hypotheses)
+        return results
+
+    def _encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns source ids with EOS, cut to the limit; empty for blank lines."""
+        eos, limit = self._texts.src.vocab.eos_id, self._max_src_tokens
+        sources: list[list[int]] = []
+        for line, ids in zip(lines, self._texts.src.encode_batch(lines), strict=True):
+            if not ids or not line.strip():
+                sources.append([])
+                continue
+            if len(ids) + 1 > limit:
+                self.num_cut += 1
+            sources.append([*ids[: limit - 1], eos])
+        return sources
+
+    def _cut(self, lengths: Sequence[int], order: Sequence[int]) -> Iterator[list[int]]:
+        """Cuts sorted lines into batches by sentences or, padding included, by tokens."""
+        begin = 0
+        while begin < len(order):
+            size = self._batch_sentences or max(self._batch_tokens // lengths[order[begin]], 1)
+            yield list(order[begin : begin + size])
+            begin += size
+
+    def _search(self, sources: Sequence[Sequence[int]]) -> list[list[beam.Hypothesis]]:
+        tensors = [torch.tensor(source) for source in sources]
+        src_BS, src_mask_BS = batches.pad(tensors, self._texts.src.vocab.pad_id)
+        device = self._arithmetic.device
+        with self._arithmetic.autocast():
+            return beam.search(
+                self._model, src_BS.to(device), src_mask_BS.to(device), self._settings, self._ids
+            )
+
+    def _texts_of(self, hypotheses: Sequence[beam.Hypothesis]) -> list[Translation]:
+        """Returns exactly `num_best` translations; what the search did not find is empty."""
+        found = [
+            Translation(
+                self._texts.tgt.decode(list(hypothesis.tokens)),
+                hypothesis.score,
+                hypothesis.log_probability,
+                hypothesis.tokens,
+            )
+            for hypothesis in hypotheses
+        ]
+        missing = Translation("", score=float("-inf"), log_probability=float("-inf"))
+        return found + [missing] * (self._settings.num_best - len(found))
+
+
+def _search_settings(
+    decoding: schema.DecodingConfig, num_best: int, max_positions: int | None
+) -> search_settings.SearchSettings:
+    if num_best > decoding.beam_size:
+        raise errors.UsageError(
+            f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "
+            "Raise --beam-size, or lower --nbest."
+        )
+    if max_positions is not None and decoding.min_length >= max_positions:
+        raise errors.UsageError(
+            f"decoding.min_length: this model has {max_positions} target positions "
+            f"(given: {decoding.min_length}). Lower it."
+        )
+    return search_settings.SearchSettings(
+        beam_size=decoding.beam_size,
+        num_best=num_best,
+        length_penalty=decoding.length_penalty,
+        min_length=decoding.min_length,
+        max_length=decoding.max_length,
+        max_length_ratio=decoding.max_length_ratio,
+        patience=decoding.patience,
+        exact_stop=decoding.exact_stop,
+    )

@@ -1,0 +1,93 @@
+"""How good the model under training is on the validation corpus."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+
+from nmt.config import schema
+from nmt.evaluation import metrics
+from nmt.inference import scorer, translator
+from nmt.models import seq2seq
+from nmt.runtime import device as devices
+
+logger = logging.getLogger(__name__)
+
+# Sample translations that each validation shows.
+NUM_SAMPLES = 3
+SAMPLE_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        scores: `loss` (negative log-likelihood of a target token, in nats), `perplexity`, `bleu` and
+            `chrf`.
+    """
+
+    scores: dict[str, float]
+
+
+class Validator:
+    """Translates and scores the validation corpus."""
+
+    def __init__(
+        self,
+        src_lines: Sequence[str],
+        tgt_lines: Sequence[str],
+        texts: translator.Texts,
+        decoding: schema.DecodingConfig,
+        arithmetic: devices.Arithmetic,
+    ) -> None:
+        """Takes the corpus and how it is translated.
+
+        Args:
+            src_lines: sources.
+            tgt_lines: references.
+            texts: the tokenizers.
+            decoding: the settings of validation (the beam of `training.validation_beam_size`).
+            arithmetic: device and precision.
+        """
+        self._src_lines = src_lines
+        self._tgt_lines = tgt_lines
+        self._texts = texts
+        self._decoding = decoding
+        self._arithmetic = arithmetic
+
+    def validate(self, model: seq2seq.Seq2Seq) -> Validation:
+        """Returns the scores of the model, and logs them with sample translations.
+
+        Args:
+            model: on the device, in evaluation mode.
+        """
+        pair_scores = scorer.Scorer(model, self._texts, self._decoding, self._arithmetic).score(
+            self._src_lines, self._tgt_lines
+        )
+        num_tokens = sum(pair.num_tokens for pair in pair_scores)
+        loss = -sum(pair.log_probability for pair in pair_scores) / num_tokens
+        found = translator.Translator(
+            model, self._texts, self._decoding, self._arithmetic
+        ).translate(self._src_lines)
+        hypotheses = [translations[0].text for translations in found]
+        settings = metrics.MetricSettings()
+        bleu = metrics.score("bleu", hypotheses, [self._tgt_lines], settings).value
+        chrf = metrics.score("chrf", hypotheses, [self._tgt_lines], settings).value
+        perplexity = math.exp(min(loss, 100.0))
+        logger.info(
+            "validation: loss %.4f  ppl %.2f  BLEU %.2f  chrF %.2f", loss, perplexity, bleu, chrf
+        )
+        self._show_samples(hypotheses)
+        return Validation({"loss": loss, "perplexity": perplexity, "bleu": bleu, "chrf": chrf})
+
+    def _show_samples(self, hypotheses: Sequence[str]) -> None:
+        step = max(len(hypotheses) // NUM_SAMPLES, 1)
+        for index in range(0, len(hypotheses), step)[:NUM_SAMPLES]:
+            logger.info("  source      %s", _shortened(self._src_lines[index]))
+            logger.info("  reference   %s", _shortened(self._tgt_lines[index]))
+            logger.info("  translation %s", _shortened(hypotheses[index]))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= SAMPLE_CHARACTERS else line[:SAMPLE_CHARACTERS] + " ..."

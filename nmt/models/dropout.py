@@ -1,0 +1,56 @@
+"""Dropout (Srivastava et al. 2014), with random numbers drawn 16 bits at a time on CPU.
+
+torch draws a whole random number for every element, which is a fifth of the time of a training
+update here. Sixteen bits decide as well: the rate is met to within 1 / 65,536, and every element is
+still decided on its own.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd import function
+from torch.nn import functional as F
+
+# 16 random bits, read as a signed number, are uniform over this range.
+LOWEST, COUNT = -(2**15), 2**16
+
+
+def dropout(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """Returns the states with a share of elements zero and the others scaled up to make up for it.
+
+    Args:
+        states: any shape.
+        rate: the share, in [0, 1).
+        training: whether anything is dropped at all.
+    """
+    if not training or round(rate * COUNT) == 0:
+        return states
+    if states.device.type != "cpu":
+        return F.dropout(states, rate)
+    dropped: torch.Tensor = _Dropout.apply(states, rate)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Dropout(function.Function):
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, rate: float) -> torch.Tensor:
+        mask = _mask(states, rate)
+        ctx.save_for_backward(mask)
+        ctx.scale = 1.0 / (1.0 - rate)
+        return torch.mul(states, mask).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.mul(grad_outputs[0], mask).mul_(ctx.scale), None
+
+
+def _mask(states: torch.Tensor, rate: float) -> torch.Tensor:
+    """Returns ones, and zeros at that rate, like the states."""
+    numbers = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
+    # All 64 bits of each number: four decisions.
+    bits = numbers.random_(-(2**63), None).view(torch.int16)[: states.numel()]
+    # Below the threshold becomes 0, from it on 1, in two passes that vectorise.
+    threshold = LOWEST + round(rate * COUNT)
+    kept = bits.clamp_(threshold - 1, threshold).sub_(threshold - 1)
+    return kept.to(states.dtype).view(states.shape)

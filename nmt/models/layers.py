@@ -1,0 +1,111 @@
+"""Building blocks that more than one family uses."""
+
+import math
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LayerT = TypeVar("LayerT", bound=nn.Module)
+
+
+class Stack(nn.ModuleList, Generic[LayerT]):
+    """A list of layers of one class, so that types know which."""
+
+    def __iter__(self) -> Iterator[LayerT]:
+        """Yields the layers in order."""
+        return cast("Iterator[LayerT]", super().__iter__())
+
+    def at(self, index: int) -> LayerT:
+        """Returns one layer."""
+        return cast("LayerT", self[index])
+
+
+def linear(in_size: int, out_size: int, *, bias: bool = True) -> nn.Linear:
+    """Returns a linear layer with Glorot-uniform weights and zero bias (Glorot and Bengio 2010)."""
+    layer = nn.Linear(in_size, out_size, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self._eps = eps
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns states [..., D] with root mean square one, scaled by the weight."""
+        return F.rms_norm(states, self.weight.shape, self.weight, self._eps)
+
+
+def norm(kind: str, size: int) -> nn.Module:
+    """Returns the normalisation layer of this name (`layernorm`, `rmsnorm`)."""
+    return RMSNorm(size) if kind == "rmsnorm" else nn.LayerNorm(size)
+
+
+def sinusoids(positions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Returns sinusoidal position vectors [P, D], the sines first, then the cosines.
+
+    Source: Vaswani et al. 2017, section 3.5. Deviation: sines and cosines stand in two halves rather
+    than in turn, which is the same up to the order of the channels.
+
+    Args:
+        positions: [P] positions counted from 0.
+        size: D, even.
+        dtype: of the result; computed in float64, since angles grow with the position.
+    """
+    half = size // 2
+    steps = torch.arange(half, dtype=torch.float64, device=positions.device)
+    rates = torch.exp(steps * (-math.log(10_000.0) / max(half - 1, 1)))
+    angles_PE = positions.to(torch.float64).unsqueeze(1) * rates
+    return torch.cat([angles_PE.sin(), angles_PE.cos()], dim=1).to(dtype)
+
+
+def rotation(positions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Returns the cosines and sines [2, P, E/2] that `rotate` turns heads of width E by.
+
+    Source: Su et al. 2021 (RoFormer), equation 34.
+
+    Args:
+        positions: [P] positions counted from 0.
+        size: E, the width of one head, even.
+        dtype: of the result.
+    """
+    half = size // 2
+    steps = torch.arange(half, dtype=torch.float64, device=positions.device)
+    angles_PE = positions.to(torch.float64).unsqueeze(1) * 10_000.0 ** (-steps / half)
+    return torch.stack([angles_PE.cos(), angles_PE.sin()]).to(dtype)
+
+
+def rotate(heads_BHPE: torch.Tensor, rotation_2PE: torch.Tensor) -> torch.Tensor:
+    """Returns queries or keys [B, H, P, E] turned by the angles of their positions."""
+    cos_PE, sin_PE = rotation_2PE[0], rotation_2PE[1]
+    first_BHPE, second_BHPE = heads_BHPE.chunk(2, dim=-1)
+    turned = torch.cat(
+        [
+            first_BHPE * cos_PE - second_BHPE * sin_PE,
+            first_BHPE * sin_PE + second_BHPE * cos_PE,
+        ],
+        dim=-1,
+    )
+    return turned.to(heads_BHPE.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each position (Gehring et al. 2017, section 3.1)."""
+
+    def __init__(self, max_positions: int, size: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_positions, size).normal_(0.0, std))
+
+    def forward(self, begin: int, end: int) -> torch.Tensor:
+        """Returns the vectors [end - begin, D] of these positions."""
+        assert end <= self.weight.shape[0], "callers cut sequences at max_positions"
+        return self.weight[begin:end]

@@ -1,0 +1,191 @@
+"""Where tensors live and in which arithmetic they are computed; the only module that names CUDA."""
+
+import contextlib
+import dataclasses
+import logging
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+
+from nmt import errors
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+
+def resolve(name: str) -> torch.device:
+    """Returns the device of this name.
+
+    Args:
+        name: `auto` (CUDA, then MPS, then CPU), or a device as torch writes it (`cpu`, `cuda:1`).
+
+    Raises:
+        errors.UsageError: no device has this name, or it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise errors.UsageError(
+            f"device: no such device (given: {name}). Allowed: auto, cpu, cuda, cuda:N, mps."
+        ) from error
+    missing = (
+        (device.type == "cuda" and not torch.cuda.is_available())
+        or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count())
+        or (device.type == "mps" and not torch.backends.mps.is_available())
+        or device.type not in {"cpu", "cuda", "mps"}
+    )
+    if missing:
+        raise errors.UsageError(
+            f"device: this machine and this torch have none (given: {name}). "
+            "Take auto or cpu, or install a torch that was built for it."
+        )
+    return device
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """How numbers are computed on a device.
+
+    Attributes:
+        device: where.
+        name: `fp32`, `bf16`, `fp16` or `fp64`.
+        weights_dtype: of the master weights and the optimiser.
+        autocast_dtype: what products are computed in, or None for that of the weights.
+    """
+
+    device: torch.device
+    name: str
+    weights_dtype: torch.dtype
+    autocast_dtype: torch.dtype | None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Returns the context in which forward passes run."""
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+    @property
+    def needs_scaler(self) -> bool:
+        """Whether gradients would underflow without a scaled loss."""
+        return self.autocast_dtype == torch.float16
+
+
+def training_arithmetic(precision: str, device: torch.device) -> Arithmetic:
+    """Returns the arithmetic for training; `auto` takes the fastest that trains like fp32.
+
+    bf16 where the processor multiplies it natively, fp16 with a scaled loss on older GPUs, fp32
+    elsewhere.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        else:
+            precision = "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+    return _arithmetic(precision, device)
+
+
+def inference_arithmetic(precision: str, device: torch.device) -> Arithmetic:
+    """Returns the arithmetic for translating and scoring; `auto` is fp32."""
+    return _arithmetic("fp32" if precision == "auto" else precision, device)
+
+
+def _arithmetic(precision: str, device: torch.device) -> Arithmetic:
+    if precision == "fp16" and device.type == "cpu":
+        raise errors.UsageError("precision: fp16 needs a GPU (device: cpu). Take bf16 or fp32.")
+    dtype = _DTYPES[precision]
+    weights_dtype = torch.float64 if precision == "fp64" else torch.float32
+    autocast_dtype = dtype if precision in {"bf16", "fp16"} else None
+    return Arithmetic(device, precision, weights_dtype, autocast_dtype)
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Returns whether this processor has AVX512-BF16 or AMX (without them bf16 is slower)."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    # Private to torch, so a version that lacks them means fp32, not a crash.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def set_up(device: torch.device, threads: int | None) -> None:
+    """Sets the number of CPU threads and asks for algorithms that repeat bit for bit on CPU.
+
+    Args:
+        device: the device of the run.
+        threads: CPU threads, or None to leave torch's choice.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        # What this would fill is written before it is read; filling costs a pass over memory.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch on every device."""
+    torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Returns the states of the random generators that training draws from, as CPU tensors."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["device"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(device: torch.device, states: dict[str, torch.Tensor]) -> None:
+    """Sets the generators to what `random_states` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "device" in states:
+        torch.cuda.set_rng_state(states["device"], device)
+
+
+class SideStream:
+    """Copies to the device beside its computation, on CUDA; elsewhere copies in place.
+
+    Pinned memory makes the copy asynchronous, a stream of its own lets it overlap, and the wait is
+    the device's, not the host's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = _new_stream(device)
+
+    def copy(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns the tensors on the device; on CUDA the copies may still be under way."""
+        if self._stream is None:
+            return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        with torch.cuda.stream(self._stream):
+            return {
+                name: tensor.pin_memory().to(self.device, non_blocking=True)
+                for name, tensor in tensors.items()
+            }
+
+    def wait(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Makes the current stream wait for copies before it uses these tensors."""
+        if self._stream is None:
+            return
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for tensor in tensors.values():
+            # Otherwise the allocator might hand their memory on while the current stream reads it.
+            tensor.record_stream(current)
+
+
+def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""The batched beam search; sees only the model protocol."""

@@ -1,0 +1,115 @@
+"""Several models that search as one: the mean of their probabilities (Sutskever et al. 2014)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+
+from nmt.models import base
+from nmt.models import state as decoder_state
+from nmt.search import selection
+
+
+class Ensemble:
+    """Keeps the contract of `base.Model`; the models have the vocabularies in common.
+
+    The states of the models travel as one, each entry's name behind the number of its model, so that
+    search reorders and keeps them as it does any other.
+    """
+
+    def __init__(self, models: Sequence[base.Model]) -> None:
+        """Takes at least two models, each on one device and in evaluation mode."""
+        self._models = tuple(models)
+        self.attends = all(model.attends for model in models)
+        self.max_src_positions = _smallest([model.max_src_positions for model in models])
+        self.max_tgt_positions = _smallest([model.max_tgt_positions for model in models])
+
+    def encode(self, src_BS: torch.Tensor, src_mask_BS: torch.Tensor) -> tuple[object, ...]:
+        """Returns the memory of each model."""
+        return tuple(model.encode(src_BS, src_mask_BS) for model in self._models)
+
+    def start(self, memory: tuple[object, ...]) -> decoder_state.DecoderState:
+        """Returns the states of all models as one."""
+        states = [model.start(part) for model, part in zip(self._models, memory, strict=True)]
+        return self._join(states)
+
+    def step(
+        self,
+        tokens_N: torch.Tensor,
+        state: decoder_state.DecoderState,
+        *,
+        with_attention: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, decoder_state.DecoderState]:
+        """Returns the log of the mean probabilities [N, V] in place of states, and the mean attention."""
+        log_probs, weights, states = [], [], []
+        for index, model in enumerate(self._models):
+            outputs, attention_NS, next_state = model.step(
+                tokens_N, self._part(state, index), with_attention=with_attention
+            )
+            log_probs.append(selection.log_probabilities(model.logits(outputs)))
+            weights.append(attention_NS)
+            states.append(next_state)
+        mean_NV = torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
+        return mean_NV, _mean(weights), self._join(states)
+
+    def logits(self, states: torch.Tensor, shortlist: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns what `step` returned: normalised already, so log-softmax changes nothing."""
+        return states if shortlist is None else states[..., shortlist]
+
+    @staticmethod
+    def _join(states: Sequence[decoder_state.DecoderState]) -> decoder_state.DecoderState:
+        """Returns one state of many; they are at one position and see the same slots."""
+        masks = [state.visible_BKL for state in states if state.visible_BKL is not None]
+        return decoder_state.DecoderState(
+            position=states[0].position,
+            num_hypotheses=states[0].num_hypotheses,
+            sentence=_joined([state.sentence for state in states]),
+            hypothesis=_joined([state.hypothesis for state in states]),
+            history=_joined([state.history for state in states]),
+            visible_BKL=masks[0] if masks else None,
+            fixed=_joined([state.fixed for state in states]),
+        )
+
+    @staticmethod
+    def _part(state: decoder_state.DecoderState, index: int) -> decoder_state.DecoderState:
+        """Returns the state of one model."""
+        history = _parted(state.history, index)
+        return decoder_state.DecoderState(
+            position=state.position,
+            num_hypotheses=state.num_hypotheses,
+            sentence=_parted(state.sentence, index),
+            hypothesis=_parted(state.hypothesis, index),
+            history=history,
+            visible_BKL=state.visible_BKL if history else None,
+            fixed=_parted(state.fixed, index),
+        )
+
+
+EntryT = TypeVar("EntryT")
+
+
+def _joined(parts: Sequence[Mapping[str, EntryT]]) -> dict[str, EntryT]:
+    return {
+        f"{index}/{name}": entry
+        for index, entries in enumerate(parts)
+        for name, entry in entries.items()
+    }
+
+
+def _parted(entries: Mapping[str, EntryT], index: int) -> dict[str, EntryT]:
+    prefix = f"{index}/"
+    return {
+        name.removeprefix(prefix): entry
+        for name, entry in entries.items()
+        if name.startswith(prefix)
+    }
+
+
+def _smallest(limits: Sequence[int | None]) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _mean(weights: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [tensor for tensor in weights if tensor is not None]
+    return torch.stack(present).mean(0) if len(present) == len(weights) else None

@@ -1,0 +1,242 @@
+"""From text to ids and back, with models that stay with the run they belong to.
+
+tokenizer/
+    tokenizer.json       what the folder holds
+    spm.model            one SentencePiece model for both sides, or
+    src.model tgt.model  one for each
+    spm.vocab ...        the pieces, one a line, to read
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from nmt import errors
+from nmt.runtime import files
+from nmt.text import sentencepiece_training as training
+from nmt.text import vocab
+
+Side = Literal["src", "tgt"]
+FORMAT = 1
+DESCRIPTION = "tokenizer.json"
+SHARED = "spm"  # name of the model of both sides
+NO_ID = -1  # what SentencePiece calls a special piece that a model lacks
+SPACE = "\u2581"  # what SentencePiece writes for a space
+
+
+class Tokenizer:
+    """One side's tokenizer.
+
+    Attributes:
+        vocab: the pieces, and the special ids.
+    """
+
+    def __init__(self, model: bytes, place: str, *, lowercase: bool) -> None:
+        """Takes a SentencePiece model.
+
+        Args:
+            model: the content of its file.
+            place: where it came from, for messages.
+            lowercase: whether text is lower-cased first.
+
+        Raises:
+            errors.ModelError: it is no SentencePiece model.
+        """
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise errors.ModelError(
+                f"{place}: is no SentencePiece model. Give a file that SentencePiece wrote."
+            ) from error
+        self._lowercase = lowercase
+        self.vocab = _vocab_of(self._processor)
+        self._silent = {self.vocab.bos_id, self.vocab.eos_id, self.vocab.pad_id}
+
+    @classmethod
+    def load(cls, folder: Path, side: Side) -> "Tokenizer":
+        """Loads one side of a tokenizer folder.
+
+        Raises:
+            errors.ModelError: a file is missing or broken.
+        """
+        description = folder / DESCRIPTION
+        try:
+            content = json.loads(description.read_text(encoding="utf-8"))
+            is_shared, lowercase = bool(content["shared"]), bool(content["lowercase"])
+            version = content["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise errors.ModelError(
+                f"{description}: missing or broken. Copy the model folder again."
+            ) from error
+        if version != FORMAT:
+            raise errors.ModelError(
+                f"{description}: of another version (given: {version}). This one reads {FORMAT}."
+            )
+        path = folder / f"{SHARED if is_shared else side}.model"
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise errors.ModelError(
+                f"{path}: cannot be read ({error.strerror}). Copy the model folder again."
+            ) from error
+        return cls(model, str(path), lowercase=lowercase)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without BOS and EOS; any text is allowed."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text; see `encode`."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self._processor.EncodeAsIds([self._clean(text) for text in texts])
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of ids, on one line; BOS, EOS and padding are passed over."""
+        wanted = [int(token) for token in ids if token not in self._silent]
+        text: str = self._processor.DecodeIds(wanted)
+        if SPACE in text:
+            # Words outside the vocabulary are spelled in bytes, the sign for a space included.
+            text = text.removeprefix(SPACE).replace(SPACE, " ")
+        # Pieces that stand for bytes can spell a line end, too.
+        return text.replace("\n", " ").replace("\r", " ")
+
+    def _clean(self, text: str) -> str:
+        # SentencePiece takes UTF-8, which has no lone surrogates.
+        text = text.encode("utf-8", errors="replace").decode("utf-8")
+        return text.lower() if self._lowercase else text
+
+
+def _vocab_of(processor: sentencepiece.SentencePieceProcessor) -> vocab.Vocab:
+    """Returns the pieces of a model, with the special ones that it lacks behind them."""
+    pieces = [processor.IdToPiece(index) for index in range(processor.GetPieceSize())]
+    ids = {}
+    for name, piece, found in (
+        ("bos", vocab.BOS, processor.bos_id()),
+        ("eos", vocab.EOS, processor.eos_id()),
+        ("pad", vocab.PAD, processor.pad_id()),
+    ):
+        if found == NO_ID:
+            found = len(pieces)
+            pieces.append(piece)
+        ids[f"{name}_id"] = found
+    return vocab.Vocab(tuple(pieces), unk_id=processor.unk_id(), **ids)
+
+
+def build_tokenizers(
+    folder: Path,
+    settings: training.TokenizerSettings,
+    src_lines: Callable[[], Iterator[str]],
+    tgt_lines: Callable[[], Iterator[str]],
+    *,
+    shared: bool,
+    tgt_vocab_size: int | None = None,
+) -> None:
+    """Trains the tokenizers of a run and writes their folder, whole or not at all.
+
+    Args:
+        folder: `tokenizer/` of the run; not there yet.
+        settings: what to train.
+        src_lines: starts reading the source lines.
+        tgt_lines: starts reading the target lines.
+        shared: one model for both sides.
+        tgt_vocab_size: size of a separate target vocabulary, or None for `settings.vocab_size`.
+
+    Raises:
+        errors.ConfigError: the vocabulary does not fit the data.
+        errors.DataError: there is no text.
+        errors.FileError: the folder cannot be written.
+    """
+    if shared:
+
+        def both() -> Iterator[str]:
+            yield from src_lines()
+            yield from tgt_lines()
+
+        models = {SHARED: training.train(both(), settings)}
+    else:
+        key = "tokenizer.vocab_size"
+        tgt_size, tgt_key = settings.vocab_size, f"{key} (target)"
+        if tgt_vocab_size is not None:
+            tgt_size, tgt_key = tgt_vocab_size, "tokenizer.tgt_vocab_size"
+        tgt_settings = dataclasses.replace(settings, vocab_size=tgt_size)
+        models = {
+            "src": training.train(src_lines(), settings, key=f"{key} (source)"),
+            "tgt": training.train(tgt_lines(), tgt_settings, key=tgt_key),
+        }
+    _write(folder, models, kind=settings.type, lowercase=settings.lowercase)
+
+
+def adopt_models(folder: Path, src: Path, tgt: Path | None, *, lowercase: bool) -> None:
+    """Takes ready SentencePiece models into a run.
+
+    Args:
+        folder: `tokenizer/` of the run; not there yet.
+        src: the source model, or the one of both sides.
+        tgt: the target model, or None if `src` is for both.
+        lowercase: whether text is lower-cased first.
+
+    Raises:
+        errors.ConfigError: a file cannot be read, or is no SentencePiece model.
+        errors.FileError: the folder cannot be written.
+    """
+    paths = {SHARED: src} if tgt is None else {"src": src, "tgt": tgt}
+    models = {}
+    for name, path in paths.items():
+        try:
+            files.check_readable(path)
+            models[name] = path.read_bytes()
+            Tokenizer(models[name], str(path), lowercase=lowercase)
+        except (errors.FileError, errors.ModelError) as error:
+            raise errors.ConfigError(f"tokenizer: {error}") from error
+        except OSError as error:
+            raise errors.ConfigError(
+                f"tokenizer: {path}: cannot be read ({error.strerror}). Check the file."
+            ) from error
+    _write(folder, models, kind="ready", lowercase=lowercase)
+
+
+def _write(folder: Path, models: dict[str, bytes], *, kind: str, lowercase: bool) -> None:
+    """Writes the folder under another name and renames it.
+
+    Args:
+        folder: where to.
+        models: SentencePiece models by name.
+        kind: of the models, for those who read the description.
+        lowercase: whether text is lower-cased first.
+    """
+    unfinished = folder.with_name(f".tmp-{folder.name}")
+    files.remove_tree(unfinished)
+    files.make_dir(unfinished)
+    try:
+        for name, model in models.items():
+            with files.atomic_write(unfinished / f"{name}.model") as stream:
+                stream.write(model)
+            pieces = Tokenizer(model, name, lowercase=lowercase).vocab.pieces
+            files.atomic_write_text(unfinished / f"{name}.vocab", "\n".join(pieces) + "\n")
+        content = {
+            "format": FORMAT,
+            "type": kind,
+            "shared": SHARED in models,
+            "lowercase": lowercase,
+        }
+        files.atomic_write_json(unfinished / DESCRIPTION, content)
+        try:
+            os.rename(unfinished, folder)
+        except OSError as error:
+            raise errors.FileError(
+                f"{folder}: cannot be made ({error.strerror}). Remove what is there."
+            ) from error
+        files.fsync_dir(folder.parent)
+    except BaseException:
+        with contextlib.suppress(errors.FileError):
+            files.remove_tree(unfinished)
+        raise

@@ -1,0 +1,1 @@
+"""The loss, the optimiser, the schedule and the loop."""

@@ -1,0 +1,135 @@
+"""From a configuration to what a run needs: tokenizers, corpus, model, batches."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from nmt.config import schema
+from nmt.data import batches, corpus, filters, plan, readers
+from nmt.models import seq2seq
+from nmt.runtime import device as devices
+from nmt.text import sentencepiece_training, tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        model: freshly initialised from the seed, on the device, in training mode.
+        loader: batches from any position.
+        src_tokenizer: of the source side.
+        tgt_tokenizer: of the target side.
+        fingerprint: of the tokenised training corpus.
+    """
+
+    model: seq2seq.Seq2Seq
+    loader: batches.Loader
+    src_tokenizer: tokenizer.Tokenizer
+    tgt_tokenizer: tokenizer.Tokenizer
+    fingerprint: str
+
+
+def make_tokenizers(config: schema.Config, folder: Path) -> None:
+    """Trains the tokenizers from the training corpora, or adopts ready ones.
+
+    Args:
+        config: the whole configuration.
+        folder: `tokenizer/` of the run.
+
+    Raises:
+        errors.ConfigError: the vocabulary is larger than the data allows; a ready model is broken.
+        errors.DataError: the corpora cannot be read.
+    """
+    settings = config.tokenizer
+    if settings.is_ready:
+        src, tgt = settings.model or settings.src_model, settings.model or settings.tgt_model
+        assert src is not None and tgt is not None, "the schema has checked that both are named"
+        tokenizer.adopt_models(
+            folder,
+            Path(src),
+            None if settings.model else Path(tgt),
+            lowercase=settings.lowercase,
+        )
+        return
+
+    def lines(side: readers.Side) -> Iterator[str]:
+        for entry in config.data.train:
+            yield from readers.read_side(entry, side)
+
+    logger.info("training the tokenizer (%s)", settings.type)
+    tokenizer.build_tokenizers(
+        folder,
+        sentencepiece_training.TokenizerSettings(
+            type=settings.type,
+            vocab_size=settings.vocab_size,
+            normalization=settings.normalization,
+            lowercase=settings.lowercase,
+            byte_fallback=settings.byte_fallback,
+            character_coverage=settings.character_coverage,
+            user_defined_symbols=settings.user_defined_symbols,
+            split_digits=settings.split_digits,
+            max_sentences=settings.max_sentences,
+            seed=config.seed,
+        ),
+        lambda: lines("src"),
+        lambda: lines("tgt"),
+        shared=settings.is_shared,
+        tgt_vocab_size=settings.tgt_vocab_size,
+    )
+
+
+def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic) -> Parts:
+    """Reads the corpora and builds the model.
+
+    Args:
+        config: the whole configuration.
+        folder: `tokenizer/` of the run, made before.
+        arithmetic: device and precision.
+
+    Raises:
+        errors.DataError: the corpora cannot be read, or no pair is left.
+    """
+    src_tokenizer = tokenizer.Tokenizer.load(folder, "src")
+    tgt_tokenizer = tokenizer.Tokenizer.load(folder, "tgt")
+    devices.seed_everything(config.seed)
+    model = seq2seq.build(
+        config.model,
+        len(src_tokenizer.vocab),
+        len(tgt_tokenizer.vocab),
+        shared=config.tokenizer.is_shared,
+    )
+    logger.info("model: %.2f million parameters", model.num_parameters() / 1e6)
+    data = corpus.build(
+        [(readers.describe(entry), readers.read_pairs(entry)) for entry in config.data.train],
+        src_tokenizer,
+        tgt_tokenizer,
+        _pair_filter(config, model),
+    )
+    model.to(arithmetic.device, arithmetic.weights_dtype).train()
+    weights = [entry.weight for entry in config.data.train if entry.weight is not None]
+    planner = plan.Planner(
+        data,
+        batch_tokens=config.training.batch_tokens,
+        seed=config.seed,
+        weights=weights or None,
+    )
+    collator = batches.Collator(
+        data, src_tokenizer.vocab, tgt_tokenizer.vocab, config.training.max_device_tokens
+    )
+    loader = batches.Loader(planner, collator, arithmetic.device)
+    logger.info("%d batches an epoch", loader.epoch_batches)
+    return Parts(model, loader, src_tokenizer, tgt_tokenizer, data.fingerprint)
+
+
+def _pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:
+    """Returns the filter, which also drops what no batch or no learned position could hold."""
+    longest = config.data.max_length
+    return filters.PairFilter(
+        min(longest, model.max_src_positions or longest),
+        min(longest, model.max_tgt_positions or longest, config.training.batch_tokens),
+        config.data.max_length_ratio,
+    )
