@@ -14,6 +14,8 @@ from nmt.runtime import files
 # How files start that would be unpickled: torch's zip archive, a bare pickle, a legacy tar.
 PICKLE_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x80")
 TAR_MAGIC = (257, b"ustar")
+# A safetensors file starts with eight bytes of length, which can be any, and its JSON header.
+HEADER_START = (8, b"{")
 NAMES_SHOWN = 20
 RESTORE = "Run `nmt train` again, which restores it from a checkpoint, or copy the file again."
 
@@ -92,7 +94,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, to
         raise errors.ModelError(f"{path}: missing. {RESTORE}") from error
     except OSError as error:
         raise errors.FileError(f"{path}: cannot be read ({error.strerror}).") from error
-    if start.startswith(PICKLE_STARTS) or start[TAR_MAGIC[0] :].startswith(TAR_MAGIC[1]):
+    if _is_pickle(start):
         raise errors.ModelError(
             f"{path}: is a pickle, as torch.save writes them, and pickles are never loaded because "
             "they can run any code. Only safetensors files are read. "
@@ -155,6 +157,13 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], place: str
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
+
+
+def _is_pickle(start: bytes) -> bool:
+    """Returns whether a file that starts like this would be unpickled by torch."""
+    if start[HEADER_START[0] :].startswith(HEADER_START[1]):
+        return False
+    return start.startswith(PICKLE_STARTS) or start[TAR_MAGIC[0] :].startswith(TAR_MAGIC[1])
 
 
 def _listing(names: list[str]) -> str:

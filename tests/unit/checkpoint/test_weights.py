@@ -143,3 +143,14 @@ def test_a_tar_of_old_torch_is_refused_as_a_pickle(tmp_path: Path) -> None:
     path.write_bytes(b"sys_info".ljust(257, b"\0") + b"ustar\x0000")
     with pytest.raises(errors.ModelError, match="pickles are never loaded"):
         weights.load_tensors(path)
+
+
+def test_no_length_of_the_header_is_mistaken_for_a_pickle(tmp_path: Path) -> None:
+    """The first byte of a safetensors file is the lowest one of a length, 0x80 among them."""
+    path, starts = tmp_path / "x.safetensors", set()
+    for length in range(1, 400, 8):
+        tensors = {"n" * length: torch.ones(1)}
+        weights.save_tensors(path, tensors)
+        starts.add(path.read_bytes()[0])
+        assert same(weights.load_tensors(path), tensors)
+    assert 0x80 in starts
