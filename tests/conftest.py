@@ -61,6 +61,12 @@ def _variants() -> dict[str, tuple[dict, dict]]:
 VARIANTS = _variants()
 
 
+@pytest.fixture
+def variants() -> dict[str, tuple[dict, dict]]:
+    """All that `variant` goes through, by name."""
+    return VARIANTS
+
+
 @pytest.fixture(params=sorted(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> tuple[dict, dict]:
     """Encoder and decoder options: all nine pairs, and every option of each family."""

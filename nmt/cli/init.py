@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pydantic
@@ -16,9 +16,12 @@ from nmt.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# Of a corpus without validation files, so much is held out: enough to choose by, little to lose.
+# Of a corpus without validation files, so much is held out to choose by, and so much again to test
+# with: enough for both, little to lose.
 HELD_OUT_SHARE = 20
 MAX_HELD_OUT = 1000
+
+Paths = tuple[Path, Path]
 
 # From this size on the schema's default suits; below it the vocabulary shrinks with the corpus.
 PAIRS_FOR_DEFAULT_VOCABULARY = 20_000
@@ -41,6 +44,7 @@ class Template:
         tgt_lang: target language.
         train: source and target file of training.
         valid: source and target file of validation.
+        test: source and target file of the test set, or None.
         family: of encoder and decoder.
         num_pairs: size of the training corpus.
     """
@@ -48,14 +52,15 @@ class Template:
     name: Path
     src_lang: str
     tgt_lang: str
-    train: tuple[Path, Path]
-    valid: tuple[Path, Path]
+    train: Paths
+    valid: Paths
+    test: Paths | None
     family: str
     num_pairs: int
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a configuration, and splits off validation data where none was given.
+    """Writes a configuration, and splits off validation and test data where none was given.
 
     Args:
         args: `src`, `tgt`, `src_lang`, `tgt_lang`, `valid_src`, `valid_tgt`, `family`, `output`,
@@ -69,37 +74,35 @@ def run(args: argparse.Namespace) -> int:
         errors.DataError: the files are not parallel, or too short.
     """
     output = Path(args.output or "config.yaml")
-    train = (Path(args.src), Path(args.tgt))
+    given = (Path(args.src), Path(args.tgt))
     _check_languages(args)
     if (args.valid_src is None) != (args.valid_tgt is None):
         raise errors.UsageError("--valid-src and --valid-tgt: give both, or neither.")
     _check_new(output, force=args.force)
-    num_pairs = _count_pairs(train)
+    num_pairs, num_held_out = _count_pairs(given), 0
+    train, valid, test = given, given, None
     if args.valid_src is not None:
         valid = (Path(args.valid_src), Path(args.valid_tgt))
         _count_pairs(valid)
     else:
-        folder = output.parent / "data" / output.stem
-        suffixes = _suffixes(args.src_lang, args.tgt_lang)
-        given, num_given = train, num_pairs
-        num_valid = _num_held_out(given, num_given)
-        train = (folder / f"train.{suffixes[0]}", folder / f"train.{suffixes[1]}")
-        valid = (folder / f"valid.{suffixes[0]}", folder / f"valid.{suffixes[1]}")
-        num_pairs = num_given - num_valid
-        _check_split(given, (*train, *valid), force=args.force)
-    template = Template(
-        output, args.src_lang, args.tgt_lang, train, valid, args.family or "transformer", num_pairs
-    )
+        num_held_out = _num_held_out(given, num_pairs)
+        train, valid, test = _split_paths(output, args)
+        _check_split(given, (*train, *valid, *test), force=args.force)
+    num_train = num_pairs - 2 * num_held_out
+    family = args.family or "transformer"
+    template = Template(output, args.src_lang, args.tgt_lang, train, valid, test, family, num_train)
     text = render(template)
     # The text is ours, but the names in it are the user's.
     loading.parse(text, str(output))
-    if args.valid_src is None:
-        _split(given, train, valid, num_pairs)
+    if test is not None:
+        _split(given, {train: num_train, valid: num_held_out, test: num_held_out})
         logger.info(
-            "no validation files were given: the last %d of %d pairs are held out, in %s and %s",
-            num_given - num_pairs,
-            num_given,
+            "no validation files were given: of the last %d of %d pairs, one half is held out for "
+            "validation (%s, %s), the other for the test (%s, %s)",
+            2 * num_held_out,
+            num_pairs,
             *valid,
+            *test,
         )
     files.make_dir(output.parent)
     files.atomic_write_text(output, text)
@@ -136,6 +139,10 @@ def _data(template: Template) -> list[str]:
     fields = schema.DataConfig.model_fields
     weight = schema.TrainCorpus.model_fields["weight"].description
     (train_src, train_tgt), (valid_src, valid_tgt) = template.train, template.valid
+    test = "  # test: {src: test.src, tgt: test.tgt}"
+    if template.test is not None:
+        names = [str(path) for path in template.test]
+        test = "  test: " + documents.render_value({"src": names[0], "tgt": names[1]})
     value = documents.render_value
     languages = {"src_lang": template.src_lang, "tgt_lang": template.tgt_lang}
     return [
@@ -149,7 +156,7 @@ def _data(template: Template) -> list[str]:
         f"  valid:  # {fields['valid'].description}",
         f"    src: {value(str(valid_src))}",
         f"    tgt: {value(str(valid_tgt))}",
-        "  # test: {src: test.src, tgt: test.tgt}  # " + str(fields["test"].description),
+        f"{test}  # {fields['test'].description}",
     ]
 
 
@@ -188,11 +195,17 @@ def _check_languages(args: argparse.Namespace) -> None:
             )
 
 
-def _suffixes(src_lang: str, tgt_lang: str) -> tuple[str, str]:
-    """Returns the ends of the split files' names, which differ also within one language."""
-    if src_lang.lower() == tgt_lang.lower():
-        return f"src.{src_lang}", f"tgt.{tgt_lang}"
-    return src_lang, tgt_lang
+def _split_paths(output: Path, args: argparse.Namespace) -> tuple[Paths, Paths, Paths]:
+    """Returns the files for training, validation and test, whose names differ in any case."""
+    folder = output.parent / "data" / output.stem
+    ends = (args.src_lang, args.tgt_lang)
+    if args.src_lang.lower() == args.tgt_lang.lower():
+        ends = (f"src.{args.src_lang}", f"tgt.{args.tgt_lang}")
+    train, valid, test = (
+        (folder / f"{name}.{ends[0]}", folder / f"{name}.{ends[1]}")
+        for name in ("train", "valid", "test")
+    )
+    return train, valid, test
 
 
 def _check_new(path: Path, *, force: bool) -> None:
@@ -204,7 +217,7 @@ def _check_new(path: Path, *, force: bool) -> None:
         )
 
 
-def _check_split(given: tuple[Path, Path], made: tuple[Path, ...], *, force: bool) -> None:
+def _check_split(given: Paths, made: tuple[Path, ...], *, force: bool) -> None:
     for path in made:
         if path.exists() and any(path.samefile(source) for source in given):
             raise errors.UsageError(
@@ -214,7 +227,7 @@ def _check_split(given: tuple[Path, Path], made: tuple[Path, ...], *, force: boo
         _check_new(path, force=force)
 
 
-def _count_pairs(paths: tuple[Path, Path]) -> int:
+def _count_pairs(paths: Paths) -> int:
     """Returns the number of pairs of two parallel files.
 
     Raises:
@@ -232,25 +245,24 @@ def _count_pairs(paths: tuple[Path, Path]) -> int:
     return src
 
 
-def _num_held_out(paths: tuple[Path, Path], num_pairs: int) -> int:
-    if num_pairs < 2:
+def _num_held_out(paths: Paths, num_pairs: int) -> int:
+    """Returns how many pairs each of validation and test gets."""
+    if num_pairs < 3:
         raise errors.DataError(
-            f"{paths[0]}: holds one pair, too little to hold out any. "
+            f"{paths[0]}: has too few lines to hold any out (given: {num_pairs}). "
             "Add pairs, or give --valid-src and --valid-tgt."
         )
     return min(MAX_HELD_OUT, max(1, num_pairs // HELD_OUT_SHARE))
 
 
-def _split(
-    given: tuple[Path, Path], train: tuple[Path, Path], valid: tuple[Path, Path], num_train: int
-) -> None:
-    """Writes the first pairs of a corpus to `train`, the others to `valid`."""
+def _split(given: Paths, sizes: Mapping[Paths, int]) -> None:
+    """Writes the pairs of a corpus, in their order, into files of these sizes."""
     counter = files.DecodeCounter()
-    for source, first, rest in zip(given, train, valid, strict=True):
-        files.make_dir(first.parent)
+    for side, source in enumerate(given):
         lines = files.read_lines(source, counter)
-        _write_lines(first, itertools.islice(lines, num_train))
-        _write_lines(rest, lines)
+        for paths, size in sizes.items():
+            files.make_dir(paths[side].parent)
+            _write_lines(paths[side], itertools.islice(lines, size))
     if counter.num_invalid:
         logger.warning(
             "%d lines were not valid UTF-8; bad bytes were replaced", counter.num_invalid

@@ -38,15 +38,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         args = parser.parse(argv)
-        if args.verb is None:
-            print(f"nmt {_version()}")
-            return _flushed(0)
     except errors.UsageError as error:
         verb = f" {argv[0]}" if not argv[0].startswith("-") and _is_verb(argv[0]) else ""
         return _fail(f"nmt{verb}: {error}", error.exit_code)
     except SystemExit as request:
-        # --help was asked for and printed.
+        # --help or --version was asked for and printed.
         return _flushed(int(request.code or 0))
+    except OSError as error:
+        # Their text did not get out.
+        _give_up_stdout()
+        return _fail(f"nmt: {_describe(error)}", 1)
     with _logging(args):
         return _run(args)
 
@@ -156,15 +157,6 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def _is_verb(name: str) -> bool:
     return name in parser.build()[1]
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    for name in ("nmt-toolkit", "nmt"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    return "(not installed)"
 
 
 @contextlib.contextmanager

@@ -31,6 +31,24 @@ class _Parser(argparse.ArgumentParser):
         raise errors.UsageError(_reworded(message))
 
 
+class _Version(argparse.Action):
+    """Prints the version and ends, whatever else is given."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        # Imported here: it is slow, and `--help` need not wait for it.
+        from importlib import metadata
+
+        try:
+            version = metadata.version("nmt-toolkit")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"nmt {version}")
+        parser.exit()
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Returns the parsed command line; `verb` names the verb.
 
@@ -39,7 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
     Raises:
         errors.UsageError: the command line is wrong.
-        SystemExit: after `--help`, with 0.
+        SystemExit: after `--help` and `--version`, with 0.
     """
     parser, verbs = build()
     _check_verb(argv, list(verbs))
@@ -58,7 +76,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Returns the whole parser, and the parser of each verb by its name."""
     parser = _Parser(prog="nmt", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
-    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--version", action=_Version, help="print the version")
     group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     makers: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         "init": ("write a configuration to start from", _add_init),
@@ -73,6 +91,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
             name, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
         )
         add(verb)
+        verb.add_argument("--version", action=_Version, help="print the version")
         loudness = verb.add_mutually_exclusive_group()
         loudness.add_argument(
             "-q", "--quiet", action="store_true", help="print warnings and errors only"
@@ -90,8 +109,8 @@ def _add_init(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--valid-src",
         metavar="FILE",
-        help="source side of validation. Default: the last 5 %% of the pairs, at most 1000, "
-        "are held out",
+        help="source side of validation. Default: the last 10 %% of the pairs, at most 2000, "
+        "are held out, half of them as a test set",
     )
     verb.add_argument("--valid-tgt", metavar="FILE", help="target side of validation")
     verb.add_argument(

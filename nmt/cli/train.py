@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -47,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
     if args.fresh:
         _move_aside(run_dir)
     files.make_dir(run_dir)
-    with locks.RunLock(run_dir), _logged(run_dir) as run_log:
+    with (
+        locks.RunLock(run_dir),
+        _logged(run_dir) as run_log,
+        logs.AppendLog(run_dir / "metrics.jsonl") as metrics,
+    ):
         stored = _stored_state(run_dir)
         if stored is not None:
             _compare(config, stored)
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 folder.record_last_run(run_dir)
                 return 0
         with _Signals() as signals:
-            job = _Job(config, run_dir, arithmetic, run_log, signals)
+            job = _Job(config, arithmetic, _Files(run_dir, run_log, metrics), signals)
             finished = job.train(stored, quiet=args.quiet)
     if finished:
         return 0
@@ -179,23 +184,31 @@ def _logged(run_dir: Path) -> Iterator[logs.AppendLog]:
         run_log.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The folder of a run and its logs, open."""
+
+    run_dir: Path
+    run_log: logs.AppendLog
+    metrics: logs.AppendLog
+
+
 class _Job:
     """One invocation of `nmt train` on one run folder."""
 
     def __init__(
         self,
         config: schema.Config,
-        run_dir: Path,
         arithmetic: devices.Arithmetic,
-        run_log: logs.AppendLog,
+        run_files: _Files,
         signals: _Signals,
     ) -> None:
         self._config = config
         self._config_text = loading.dump(config)
-        self._run_dir = run_dir
         self._arithmetic = arithmetic
-        self._run_log = run_log
-        self._metrics = logs.AppendLog(run_dir / "metrics.jsonl")
+        self._run_dir = run_files.run_dir
+        self._run_log = run_files.run_log
+        self._metrics = run_files.metrics
         self._signals = signals
         self._fingerprint = ""
 

@@ -59,12 +59,11 @@ def sinusoids(positions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.T
     Args:
         positions: [P] positions counted from 0.
         size: D, even.
-        dtype: of the result; computed in float64, since angles grow with the position.
+        dtype: of the result; angles are computed in float32 at least, since they grow with the
+            position.
     """
     half = size // 2
-    steps = torch.arange(half, dtype=torch.float64, device=positions.device)
-    rates = torch.exp(steps * (-math.log(10_000.0) / max(half - 1, 1)))
-    angles_PE = positions.to(torch.float64).unsqueeze(1) * rates
+    angles_PE = _angles(positions, half, -math.log(10_000.0) / max(half - 1, 1), dtype)
     return torch.cat([angles_PE.sin(), angles_PE.cos()], dim=1).to(dtype)
 
 
@@ -79,9 +78,18 @@ def rotation(positions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Te
         dtype: of the result.
     """
     half = size // 2
-    steps = torch.arange(half, dtype=torch.float64, device=positions.device)
-    angles_PE = positions.to(torch.float64).unsqueeze(1) * 10_000.0 ** (-steps / half)
+    angles_PE = _angles(positions, half, -math.log(10_000.0) / half, dtype)
     return torch.stack([angles_PE.cos(), angles_PE.sin()]).to(dtype)
+
+
+def _angles(
+    positions: torch.Tensor, count: int, log_ratio: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """Returns the angles [P, count] of each position at rates that fall by `exp(log_ratio)` each."""
+    # Not float64 in any case: not every device has it.
+    dtype = torch.promote_types(dtype, torch.float32)
+    steps = torch.arange(count, dtype=dtype, device=positions.device)
+    return positions.to(dtype).unsqueeze(1) * torch.exp(steps * log_ratio)
 
 
 def rotate(heads_BHPE: torch.Tensor, rotation_2PE: torch.Tensor) -> torch.Tensor:

@@ -82,12 +82,9 @@ class TransformerDecoder(base.Decoder):
         for layer in self.layers:
             heads = layer.self_attention.project(states_BTD, rotation)
             cross_heads = layer.cross_attention.keys_values(memory)
+            sources = _Sources((*heads, causal_TT), (*cross_heads, mask_B11S))
             wanted = with_attention and layer is self.layers.at(-1)
-            states_BTD, weights_BTS = layer(
-                states_BTD,
-                _Sources(*heads, causal_TT, *cross_heads, mask_B11S),
-                with_attention=wanted,
-            )
+            states_BTD, weights_BTS = layer(states_BTD, sources, with_attention=wanted)
         return self.final_norm(states_BTD), weights_BTS
 
     def start(self, memory: base.Memory) -> decoder_state.DecoderState:
@@ -135,14 +132,10 @@ class TransformerDecoder(base.Decoder):
             for name, entries in (("key", key_BHKE), ("value", value_BHKE)):
                 slots = history[f"{index}.{name}"]
                 history[f"{index}.{name}"] = slots.append(entries, state.num_slots)
+            own = (history[f"{index}.{name}"].padded(num_slots) for name in ("key", "value"))
+            cross = (state.sentence[f"{index}.{name}"] for name in ("key", "value"))
             sources = _Sources(
-                query_BHKE,
-                history[f"{index}.key"].padded(num_slots),
-                history[f"{index}.value"].padded(num_slots),
-                visible_BKL[:, None],
-                state.sentence[f"{index}.key"],
-                state.sentence[f"{index}.value"],
-                state.sentence["mask"],
+                (query_BHKE, *own, visible_BKL[:, None]), (*cross, state.sentence["mask"])
             )
             wanted = with_attention and layer is self.layers.at(-1)
             states_BKD, weights_BKS = layer(states_BKD, sources, with_attention=wanted)
@@ -157,15 +150,15 @@ class TransformerDecoder(base.Decoder):
 
 @dataclasses.dataclass(frozen=True)
 class _Sources:
-    """What the two attentions of a decoder layer read: heads and additive masks."""
+    """What the two attentions of a decoder layer read.
 
-    query_BHTE: torch.Tensor
-    key_BHLE: torch.Tensor
-    value_BHLE: torch.Tensor
-    mask: torch.Tensor
-    cross_key_BHSE: torch.Tensor
-    cross_value_BHSE: torch.Tensor
-    cross_mask_B11S: torch.Tensor
+    Attributes:
+        own: queries, keys and values of the target, and the additive mask.
+        cross: keys and values of the memory, and the additive mask.
+    """
+
+    own: tuple[torch.Tensor, ...]
+    cross: tuple[torch.Tensor, ...]
 
 
 class _Input(nn.Module):
@@ -391,19 +384,9 @@ class _DecoderLayer(nn.Module):
     def forward(
         self, states_BTD: torch.Tensor, sources: _Sources, *, with_attention: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        states_BTD = self.self_attention(
-            states_BTD,
-            sources.query_BHTE,
-            sources.key_BHLE,
-            sources.value_BHLE,
-            sources.mask,
-        )
+        states_BTD = self.self_attention(states_BTD, *sources.own)
         states_BTD, weights_BTS = self.cross_attention(
-            states_BTD,
-            sources.cross_key_BHSE,
-            sources.cross_value_BHSE,
-            sources.cross_mask_B11S,
-            with_attention=with_attention,
+            states_BTD, *sources.cross, with_attention=with_attention
         )
         return self.feed_forward(states_BTD), weights_BTS
 

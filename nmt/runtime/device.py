@@ -143,14 +143,20 @@ def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["device"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["device"] = torch.mps.get_rng_state()
     return states
 
 
 def restore_random_states(device: torch.device, states: dict[str, torch.Tensor]) -> None:
     """Sets the generators to what `random_states` returned."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "device" in states:
+    if "device" not in states:
+        return  # the run goes on on another device than it was on
+    if device.type == "cuda":
         torch.cuda.set_rng_state(states["device"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["device"])
 
 
 class SideStream:

@@ -96,7 +96,7 @@ def search(
     places = list(range(src_BS.shape[0]))  # of the sentences in the beam among the results
     while True:
         beam = _advance(model, beam, settings, ids)
-        done = hosting.to_host(_is_done(beam, settings))
+        done: list[bool] = hosting.to_host(_is_done(beam, settings))
         # A sentence that is done stays until it is worth a copy; its result is fixed before that.
         fresh = [i for i, place in enumerate(places) if done[i] and results[place] is None]
         for index, hypotheses in zip(fresh, _collect(beam, fresh, settings), strict=True):
@@ -105,7 +105,7 @@ def search(
         if not still_open:
             return [result or [] for result in results]
         if len(places) - len(still_open) >= COMPACT_SHARE * len(places):
-            beam = beam.keep(torch.tensor(still_open, device=src_BS.device))
+            beam = beam.keep(hosting.to_device(still_open, src_BS.device))
             places = [places[i] for i in still_open]
 
 
@@ -244,12 +244,12 @@ def _collect(
     """Returns the finished hypotheses of these sentences, best first."""
     if not chosen:
         return []
-    rows = torch.tensor(chosen, device=beam.max_lengths_B.device)
+    rows = hosting.to_device(chosen, beam.max_lengths_B.device)
     count = settings.num_best
-    scores = beam.finished_scores_BK.index_select(0, rows)[:, :count].tolist()
-    sums = beam.finished_sums_BK.index_select(0, rows)[:, :count].tolist()
-    lengths = beam.finished_lengths_BK.index_select(0, rows)[:, :count].tolist()
-    tokens = beam.finished_tokens_BKT.index_select(0, rows)[:, :count].tolist()
+    scores = hosting.to_host(beam.finished_scores_BK.index_select(0, rows)[:, :count])
+    sums = hosting.to_host(beam.finished_sums_BK.index_select(0, rows)[:, :count])
+    lengths = hosting.to_host(beam.finished_lengths_BK.index_select(0, rows)[:, :count])
+    tokens = hosting.to_host(beam.finished_tokens_BKT.index_select(0, rows)[:, :count])
     return [
         [
             Hypothesis(tuple(tokens[i][k][1 : lengths[i][k]]), sums[i][k], scores[i][k])

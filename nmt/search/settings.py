@@ -50,7 +50,7 @@ def max_lengths(
         src_lengths_B: source lengths, EOS included.
         max_positions: what the decoder can represent, or None.
     """
-    lengths_B = (src_lengths_B.to(torch.float64) * settings.max_length_ratio).ceil() + SLACK
+    lengths_B = (src_lengths_B.to(torch.float32) * settings.max_length_ratio).ceil() + SLACK
     # A limit below the shortest target that is asked for would leave no translation at all.
     lengths_B = lengths_B.clamp(min=settings.min_length + 1)
     limit = settings.max_length

@@ -117,9 +117,13 @@ def test_a_step_costs_the_same_early_and_late(family, build_model, make_sources)
     """The network is never re-run over the prefix: linear layers see one position at any time."""
     model, sources = build_model(family), make_sources(LENGTHS)
     seen: list[int] = []
+
+    def count(_module, inputs, _output):
+        seen.extend(entry.numel() for entry in inputs if isinstance(entry, torch.Tensor))
+
     for module in model.decoder.modules():
         if not list(module.children()):
-            module.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
+            module.register_forward_hook(count)
     counts = []
     with torch.no_grad():
         state = model.start(model.encode(sources.ids, sources.mask))

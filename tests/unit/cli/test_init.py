@@ -34,25 +34,25 @@ def test_two_files_make_a_configuration_that_loads(capsys):
     assert config.data.train[0].src == "data/config/train.en"
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "the last 5 of 100 pairs are held out" in captured.err
+    assert "of the last 10 of 100 pairs, one half is held out for validation" in captured.err
 
 
 def test_split_keeps_pairs_and_order():
     run()
     for side, letter in (("en", "a"), ("de", "b")):
-        first = Path(f"data/config/train.{side}").read_text()
-        last = Path(f"data/config/valid.{side}").read_text()
-        assert first == "".join(f"{letter}{i}\n" for i in range(95))
-        assert last == "".join(f"{letter}{i}\n" for i in range(95, 100))
+        for name, begin, end in (("train", 0, 90), ("valid", 90, 95), ("test", 95, 100)):
+            found = Path(f"data/config/{name}.{side}").read_text()
+            assert found == "".join(f"{letter}{i}\n" for i in range(begin, end))
 
 
 @pytest.mark.parametrize(
-    ("pairs", "held_out"), [(2, 1), (19, 1), (40, 2), (20_000, 1000), (30_000, 1000)]
+    ("pairs", "held_out"), [(3, 1), (19, 1), (40, 2), (20_000, 1000), (30_000, 1000)]
 )
 def test_held_out_share_is_bounded(pairs: int, held_out: int):
     write_pairs(pairs)
     run()
-    assert len(Path("data/config/valid.en").read_text().splitlines()) == held_out
+    for name in ("valid", "test"):
+        assert len(Path(f"data/config/{name}.en").read_text().splitlines()) == held_out
 
 
 def test_given_validation_files_are_taken_as_they_are():
@@ -60,6 +60,7 @@ def test_given_validation_files_are_taken_as_they_are():
     assert run("--valid-src", "valid.en", "--valid-tgt", "valid.de") == 0
     config = loading.load("config.yaml")
     assert (config.data.valid.src, config.data.train[0].tgt) == ("valid.en", "train.de")
+    assert config.data.test is None
     assert not Path("data").exists()
 
 
@@ -90,7 +91,7 @@ def test_configuration_shows_every_default_as_it_is(family: str):
 
 
 def test_examples_of_optional_keys_load_when_uncommented():
-    run()
+    run("--valid-src", "train.en", "--valid-tgt", "train.de")
     text = Path("config.yaml").read_text()
     text = text.replace("# test:", "test:").replace("# weight:", "weight:")
     config = loading.parse(text, "config.yaml")
@@ -98,7 +99,7 @@ def test_examples_of_optional_keys_load_when_uncommented():
     assert config.data.train[0].weight == 1.0
 
 
-@pytest.mark.parametrize(("pairs", "size"), [(100, 400), (10_500, 3900), (30_000, 8000)])
+@pytest.mark.parametrize(("pairs", "size"), [(100, 400), (11_000, 3900), (30_000, 8000)])
 def test_vocabulary_shrinks_with_the_corpus(pairs: int, size: int):
     write_pairs(pairs)
     run()
@@ -124,7 +125,7 @@ def test_split_never_overwrites_its_own_source(capsys):
     argv = ["--src", "data/config/train.en", "--tgt", "data/config/train.de", *LANGUAGES, "--force"]
     assert cli.main(["init", *argv]) == 2
     assert "would be overwritten by its own split" in capsys.readouterr().err
-    assert len(Path("data/config/train.en").read_text().splitlines()) == 95
+    assert len(Path("data/config/train.en").read_text().splitlines()) == 90
 
 
 def test_output_may_lie_in_a_new_folder():
@@ -132,6 +133,7 @@ def test_output_may_lie_in_a_new_folder():
     config = loading.load("new/toy.yaml")
     assert config.run_dir == "runs/toy"
     assert config.data.valid.tgt == "new/data/toy/valid.de"
+    assert config.data.test.src == "new/data/toy/test.en"
     assert Path("new/data/toy/valid.de").exists()
 
 
@@ -169,7 +171,7 @@ def test_names_with_special_characters_are_quoted():
             "nmt: train.de: is not parallel to train.en (given: 1 and 100 lines).",
         ),
         (lambda: write_pairs(0), [], 1, "nmt: train.en: is empty."),
-        (lambda: write_pairs(1), [], 1, "nmt: train.en: holds one pair, too little"),
+        (lambda: write_pairs(2), [], 1, "nmt: train.en: has too few lines to hold any out"),
         (lambda: None, ["--valid-src", "x"], 2, "nmt init: --valid-src and --valid-tgt: give both"),
         (lambda: None, ["--src-lang", "a/b"], 2, "nmt init: --src-lang: is no language code"),
         (lambda: Path("c").mkdir(), ["--output", "c"], 2, "nmt: c: is a folder."),

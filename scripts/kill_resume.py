@@ -1,0 +1,171 @@
+"""Kills a training run with SIGKILL at random moments, resumes it, and compares with one left alone.
+
+    python scripts/kill_resume.py                      # 20 kills of each family: about six minutes
+    python scripts/kill_resume.py --families rnn --kills 5 --seed 7
+
+A run that was killed and resumed has to end with the same bytes of `model.safetensors`, and the
+same numbers in `metrics.jsonl`, as the undisturbed one. The moments are drawn over the whole life
+of a process: while it starts, makes the tokenizer, trains, validates, saves and publishes.
+Exit status 1 if any run differs. Wants the extra `demo`, for the corpus.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONFIG = """
+run_dir: {run_dir}
+data:
+  src_lang: en
+  tgt_lang: de
+  train: [{{src: {data}/train.en, tgt: {data}/train.de}}]
+  valid: {{src: {data}/valid.en, tgt: {data}/valid.de}}
+tokenizer: {{type: bpe, vocab_size: 500}}
+model:
+  encoder: {{type: {family}, num_layers: 1, {sizes}, dropout: 0.2}}
+  decoder: {{type: {family}, num_layers: 1, {sizes}, dropout: 0.2}}
+training:
+  batch_tokens: 1024
+  max_device_tokens: 800
+  max_updates: {updates}
+  warmup_updates: 50
+  logging_interval: 10
+  validation_interval: 60
+  checkpoint_interval: 15
+  average_checkpoints: 3
+decoding: {{max_length: 40}}
+"""
+SIZES = {
+    "transformer": "hidden_size: 64, feedforward_size: 128",
+    "rnn": "embedding_size: 64, hidden_size: 64",
+    "cnn": "embedding_size: 64, hidden_size: 64",
+}
+CLOCK_FIELDS = ("seconds", "tokens_per_second")
+
+# How long after its start-up a process lives at most, in seconds.
+LIFE = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run left behind."""
+
+    sha256: str
+    metrics: list[dict[str, object]]
+
+
+def make_corpus(folder: Path) -> None:
+    script = Path(__file__).with_name("make_demo_corpus.py")
+    subprocess.run([sys.executable, script, "--output", folder], check=True)
+
+
+def start(config: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "nmt.cli.main", "train", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def write_config(work: Path, family: str, name: str, updates: int) -> tuple[Path, Path]:
+    """Returns the configuration of a run and its folder, which is not there yet."""
+    run_dir = work / f"{family}-{name}"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    config = work / f"{family}-{name}.yaml"
+    text = CONFIG.format(
+        run_dir=run_dir, data=work / "data", family=family, sizes=SIZES[family], updates=updates
+    )
+    config.write_text(text)
+    return config, run_dir
+
+
+def result_of(run_dir: Path) -> Result:
+    data = (run_dir / "model.safetensors").read_bytes()
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for field in CLOCK_FIELDS:
+            line.pop(field, None)
+    return Result(hashlib.sha256(data).hexdigest(), lines)
+
+
+def finish(config: Path) -> float:
+    """Runs to the end; returns the seconds it took."""
+    began = time.monotonic()
+    process = start(config)
+    _, messages = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"nmt train failed:\n{messages}")
+    return time.monotonic() - began
+
+
+def start_up_seconds(config: Path, run_dir: Path) -> float:
+    """Returns how long a process needs before its first update, tokenizer included."""
+    began = time.monotonic()
+    process = start(config)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "training on" in line:
+            break
+    seconds = time.monotonic() - began
+    process.kill()
+    process.communicate()
+    shutil.rmtree(run_dir)
+    return seconds
+
+
+def kill_often(config: Path, kills: int, rng: random.Random, start_up: float) -> list[str]:
+    """Starts and kills a run; returns what each start found: `new` or the update it went on from."""
+    found = []
+    for _ in range(kills):
+        process = start(config)
+        time.sleep(rng.uniform(0.0, start_up + LIFE))
+        process.kill()
+        _, messages = process.communicate()
+        match = re.search(r"resumed from update (\d+)", messages)
+        if "this run is finished" in messages:
+            found.append("finished")
+        else:
+            found.append(match[1] if match else "-")
+    return found
+
+
+def check_family(work: Path, family: str, args: argparse.Namespace) -> bool:
+    rng = random.Random(f"{args.seed} {family}")
+    config, run_dir = write_config(work, family, "alone", args.updates)
+    start_up = start_up_seconds(config, run_dir)
+    seconds = finish(config)
+    expected = result_of(run_dir)
+    config, run_dir = write_config(work, family, "killed", args.updates)
+    found = kill_often(config, args.kills, rng, start_up)
+    finish(config)
+    killed = result_of(run_dir)
+    print(f"{family}: undisturbed run {seconds:.1f} s, sha256 {expected.sha256}")
+    print(f"  {args.kills} kills; went on from update: {' '.join(found)}")
+    print(f"  killed run: sha256 {killed.sha256}")
+    same_weights = killed.sha256 == expected.sha256
+    same_metrics = killed.metrics == expected.metrics
+    print(f"  same weights: {same_weights}, same metrics: {same_metrics}", flush=True)
+    return same_weights and same_metrics
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/kill-resume"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    make_corpus(args.work / "data")
+    good = [check_family(args.work, family, args) for family in args.families]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

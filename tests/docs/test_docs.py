@@ -1,0 +1,121 @@
+"""What the documentation shows is run as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nmt.cli import main as cli
+from nmt.cli import parser
+from nmt.config import loading
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIG = """
+run_dir: runs/demo
+data:
+  src_lang: en
+  tgt_lang: de
+  train: [{src: corpus.en, tgt: corpus.de}]
+  valid: {src: corpus.en, tgt: corpus.de}
+tokenizer: {type: word, vocab_size: 400, byte_fallback: false}
+model:
+  encoder: {type: rnn, embedding_size: 8, hidden_size: 8}
+  decoder: {type: rnn, embedding_size: 8, hidden_size: 8}
+training: {max_updates: 2, warmup_updates: 1, batch_tokens: 400}
+decoding: {max_length: 10}
+"""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Returns the `nmt` command lines of a text's shell blocks and inline code."""
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(nmt [a-z][^`]*)`", text)
+    found = [shlex.split(line.split("<")[0], comments=True) for line in lines]
+    return [words[1:] for words in found if words and words[0] == "nmt"]
+
+
+@pytest.fixture(autouse=True)
+def _corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.en").write_text("The train leaves at half past seven .\nShe sold tickets .\n" * 20)
+    Path("corpus.de").write_text("Der Zug fährt um halb acht .\nSie verkaufte Karten .\n" * 20)
+    Path("config.yaml").write_text(CONFIG)
+
+
+@pytest.fixture
+def demo() -> None:
+    assert cli.main(["train", "config.yaml", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_every_command_is_one_that_exists(name: str):
+    found = commands((ROOT / name).read_text(encoding="utf-8"))
+    assert found
+    for words in found:
+        if words[0] == "VERB" or len(words) == 1:
+            # Only a verb is meant, not a whole command line.
+            assert words[0] in {"VERB", *parser.build()[1]}
+        else:
+            parser.parse(words)
+
+
+def test_every_file_that_the_documentation_names_is_there():
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        named = re.findall(r"\b((?:scripts|configs|tests|nmt|docs)/[\w./-]*\w)", text)
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}"
+        for path in named:
+            assert (ROOT / path).exists(), f"{document.name} names {path}"
+
+
+def test_the_configuration_of_the_readme_is_valid():
+    (text,) = blocks(README, "yaml")
+    assert loading.parse(text, "README.md").model.decoder.type == "rnn"
+
+
+def test_the_quickstart_does_what_it_says(capsysbinary):
+    Path("config.yaml").unlink()
+    quickstart = next(block for block in blocks(README, "sh") if "nmt init" in block)
+    init, train, translate, evaluate = (
+        shlex.split(line, comments=True) for line in quickstart.splitlines()
+    )
+    assert cli.main(init[1:]) == 0
+    assert train == ["nmt", "train", "config.yaml"]
+    # As it stands it would train for long.
+    tiny = ["tokenizer.vocab_size=290", "training.max_updates=1", "model.encoder.hidden_size=8"]
+    tiny += ["model.decoder.hidden_size=8"]
+    assert cli.main([*train[1:], "--quiet", *(f"--set={setting}" for setting in tiny)]) == 0
+    assert translate == ["nmt", "translate", "<", "input.txt"]
+    Path("input.txt").write_text("She sold tickets .\n")
+    assert cli.main(["translate", "--input", "input.txt"]) == 0
+    assert capsysbinary.readouterr().out.count(b"\n") == 1
+    assert cli.main(evaluate[1:]) == 0
+    assert capsysbinary.readouterr().out.startswith(b"BLEU|nrefs:1|")
+
+
+@pytest.mark.usefixtures("demo")
+@pytest.mark.parametrize("name", ["README.md", "docs/api.md"])
+def test_the_python_of_the_documentation_runs(name: str):
+    namespace: dict[str, object] = {}
+    for block in blocks((ROOT / name).read_text(encoding="utf-8"), "python"):
+        exec(block, namespace)
+    assert namespace["model"].translate([""]) == [""]
+
+
+def test_the_family_of_the_documentation_trains_and_translates():
+    text = (ROOT / "docs/families.md").read_text(encoding="utf-8")
+    (module,) = blocks(text, "python")
+    Path("my_family.py").write_text(module)
+    (plugin,) = blocks(text, "yaml")
+    start = CONFIG.index("model:")
+    end = CONFIG.index("training:")
+    Path("config.yaml").write_text(CONFIG[:start] + plugin + CONFIG[end:])
+    assert cli.main(["train", "config.yaml", "--quiet"]) == 0
+    assert cli.main(["inspect", "runs/demo"]) == 0
