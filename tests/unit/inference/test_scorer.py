@@ -1,0 +1,137 @@
+"""Forced decoding gives each pair its own log-probability."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from nmt.config import schema
+from nmt.inference import scorer, translator
+from nmt.models import seq2seq
+from nmt.runtime import device as devices
+
+Make = Callable[..., scorer.Scorer]
+
+
+@pytest.fixture
+def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
+    """A function that makes a scorer from decoding settings."""
+
+    def build(model: seq2seq.Seq2Seq, **decoding: Any) -> scorer.Scorer:
+        return scorer.Scorer(model, texts, schema.DecodingConfig(**decoding), arithmetic)
+
+    return build
+
+
+@torch.no_grad()
+def _by_hand(model: seq2seq.Seq2Seq, src_ids: list[int], tgt_ids: list[int]) -> float:
+    """The sum over one pair alone, ids with EOS."""
+    source = torch.tensor([src_ids])
+    states, _ = model(
+        source, torch.ones_like(source, dtype=torch.bool), torch.tensor([[1, *tgt_ids[:-1]]])
+    )
+    logits = model.logits(states)[0]
+    chosen = logits[torch.arange(len(tgt_ids)), tgt_ids]
+    return float((chosen - logits.logsumexp(-1)).sum())
+
+
+def test_a_score_is_the_sum_of_log_probabilities_with_end_of_sentence(model, make, texts, corpus):
+    src_lines, tgt_lines = corpus[:10], corpus[30:40]
+    found = make(model).score(src_lines, tgt_lines)
+    for src, tgt, pair in zip(src_lines, tgt_lines, found, strict=True):
+        src_ids, tgt_ids = [*texts.src.encode(src), 2], [*texts.tgt.encode(tgt), 2]
+        assert pair.log_probability == pytest.approx(_by_hand(model, src_ids, tgt_ids), abs=1e-9)
+        assert pair.num_tokens == len(tgt_ids)
+
+
+def test_a_pair_is_scored_as_if_it_were_alone(model, make, corpus):
+    """float64, each family: batch size, neighbours and order change nothing."""
+    src_lines, tgt_lines = corpus[:25], corpus[25:50]
+    machine = make(model)
+    alone = [machine.score([s], [t])[0] for s, t in zip(src_lines, tgt_lines, strict=True)]
+    expected = [pair.log_probability for pair in alone]
+    assert len({round(score, 6) for score in expected}) == 25
+    order = list(range(25))
+    random.Random(0).shuffle(order)
+    for batch_tokens in (1, 60, 4096):
+        found = make(model, batch_tokens=batch_tokens).score(src_lines, tgt_lines)
+        assert [pair.log_probability for pair in found] == pytest.approx(expected)
+        assert [pair.num_tokens for pair in found] == [pair.num_tokens for pair in alone]
+        turned = make(model, batch_tokens=batch_tokens).score(
+            [src_lines[index] for index in order], [tgt_lines[index] for index in order]
+        )
+        assert [pair.log_probability for pair in turned] == pytest.approx(
+            [expected[index] for index in order]
+        )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_the_score_is_the_sum_over_the_length_penalty(rnn, make, corpus, alpha):
+    for pair in make(rnn, length_penalty=alpha).score(corpus[:4], corpus[4:8]):
+        expected = pair.log_probability / ((5 + pair.num_tokens) / 6) ** alpha
+        assert pair.score == pytest.approx(expected)
+
+
+def test_blank_lines_are_end_of_sentence_alone(model, make):
+    found = make(model).score(["", "   "], ["", ""])
+    assert [pair.num_tokens for pair in found] == [1, 1]
+    expected = _by_hand(model, [2], [2])
+    assert [pair.log_probability for pair in found] == pytest.approx([expected] * 2)
+
+
+def test_nothing_is_scored_as_nothing(rnn, make):
+    assert make(rnn).score([], []) == []
+
+
+def test_sources_are_cut_at_the_limit_as_for_translation(rnn, make, texts, corpus):
+    src, tgt = corpus[3], corpus[4]
+    src_ids, tgt_ids = texts.src.encode(src), [*texts.tgt.encode(tgt), 2]
+    found = make(rnn, max_src_tokens=5).score([src], [tgt])[0]
+    expected = _by_hand(rnn, [*src_ids[:4], 2], tgt_ids)
+    assert found.log_probability == pytest.approx(expected, abs=1e-9)
+    assert found.num_tokens == len(tgt_ids)
+
+
+def test_both_sides_are_cut_where_the_model_has_no_more_positions(make_model, make, texts):
+    model, line = make_model("cnn"), "z " * 60
+    ids = texts.src.encode(line)
+    assert len(ids) > 40
+    found = make(model).score([line], [line])[0]
+    cut = [*ids[:39], 2]
+    assert found.num_tokens == 40
+    assert found.log_probability == pytest.approx(_by_hand(model, cut, cut), abs=1e-9)
+
+
+def test_batches_keep_the_budget_of_tokens_on_both_sides(rnn, make, corpus, monkeypatch):
+    shapes = []
+
+    def spy(model, src_BS, src_mask_BS, tgt_in_BT, *, with_attention=False):
+        shapes.append((*src_BS.shape, tgt_in_BT.shape[1]))
+        return forward(model, src_BS, src_mask_BS, tgt_in_BT, with_attention=with_attention)
+
+    forward = seq2seq.Seq2Seq.forward
+    monkeypatch.setattr(seq2seq.Seq2Seq, "forward", spy)
+    make(rnn, batch_tokens=90).score(corpus[:40], [*corpus[60:80], *["a"] * 20])
+    assert sum(rows for rows, _, _ in shapes) == 40
+    assert all(rows * max(src, tgt) <= 90 or rows == 1 for rows, src, tgt in shapes)
+    assert any(rows > 2 for rows, _, _ in shapes)
+
+
+def test_scoring_leaves_no_gradient(rnn, make, corpus):
+    make(rnn).score(corpus[:2], corpus[2:4])
+    assert all(parameter.grad is None for parameter in rnn.parameters())
+
+
+def test_bf16_sums_in_float32(make_model, texts, corpus):
+    """A hundred numbers of eight bits would be off by whole units."""
+    for family in ("rnn", "cnn", "transformer"):
+        model, results = make_model(family, dtype=torch.float32), {}
+        for precision in ("fp32", "bf16"):
+            arithmetic = devices.inference_arithmetic(precision, torch.device("cpu"))
+            machine = scorer.Scorer(model, texts, schema.DecodingConfig(), arithmetic)
+            results[precision] = machine.score(corpus[:10], corpus[10:20])
+        for exact, rounded in zip(results["fp32"], results["bf16"], strict=True):
+            assert rounded.log_probability == pytest.approx(exact.log_probability, rel=0.05)
+            assert rounded.log_probability != exact.log_probability

@@ -1,0 +1,270 @@
+"""Lines in, lines out: as many, in order, and each translated as if it were alone."""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from nmt import errors
+from nmt.config import schema
+from nmt.inference import scorer, translator
+from nmt.models import seq2seq
+from nmt.runtime import device as devices
+from nmt.search import beam
+from nmt.search import settings as search_settings
+
+SETTINGS: dict[str, Any] = {"beam_size": 3, "max_length": 20}
+BLANK = ["", " ", "   \t ", "\u3000", "\u2028", " \u0085 ", "\u200b", "\x0c", "\x1f"]
+ODD = [
+    "abc\u2028de",
+    "abc\u0085de",
+    "abc\x0cde",
+    "abc\x00de",
+    "\x00",
+    "abc\r",
+    "a\x1eb",
+    "\ud800 lone",
+    "🙂 日本 \ufffd",
+    "  abc  ",
+    "<s> </s> <pad> <unk>",
+]
+
+Make = Callable[..., translator.Translator]
+
+
+@pytest.fixture
+def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
+    """A function that makes a translator: decoding settings over a beam of three."""
+
+    def build(
+        model: seq2seq.Seq2Seq,
+        *,
+        num_best: int = 1,
+        batch_sentences: int | None = None,
+        **decoding: Any,
+    ) -> translator.Translator:
+        return translator.Translator(
+            model,
+            texts,
+            schema.DecodingConfig(**SETTINGS | decoding),
+            arithmetic,
+            num_best=num_best,
+            batch_sentences=batch_sentences,
+        )
+
+    return build
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each call of the beam search was given; the search itself goes on as usual."""
+    calls: list[dict[str, Any]] = []
+    search = beam.search
+
+    def spy(model, src_BS, src_mask_BS, settings, ids):
+        calls.append({"ids": src_BS, "mask": src_mask_BS, "settings": settings, "special": ids})
+        return search(model, src_BS, src_mask_BS, settings, ids)
+
+    monkeypatch.setattr(beam, "search", spy)
+    return calls
+
+
+def _assert_same(found: list, expected: list) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [one.tokens for one in ours] == [one.tokens for one in theirs]
+        assert [one.text for one in ours] == [one.text for one in theirs]
+        assert [one.score for one in ours] == pytest.approx([one.score for one in theirs])
+
+
+def test_lines_come_back_in_order_whatever_company_they_are_in(model, make, corpus):
+    """float64, each family: batch size, neighbours and order change nothing."""
+    lines = [*corpus[:12], "", *corpus[12:16], "  ", corpus[0]]
+    expected = [make(model, num_best=2, batch_sentences=1).translate([line])[0] for line in lines]
+    assert len({one[0].tokens for one in expected}) > 5  # they differ, so order is seen
+    assert len({len(one[0].tokens) for one in expected}) > 2
+    for batch_sentences, batch_tokens in ((None, 4096), (None, 1), (None, 100), (3, 4096), (1, 1)):
+        machine = make(
+            model, num_best=2, batch_sentences=batch_sentences, batch_tokens=batch_tokens
+        )
+        _assert_same(machine.translate(lines), expected)
+    order = list(range(len(lines)))
+    random.Random(0).shuffle(order)
+    turned = make(model, num_best=2).translate([lines[index] for index in order])
+    _assert_same(turned, [expected[index] for index in order])
+    among_others = make(model, num_best=2).translate([*corpus[100:110], *lines, *corpus[50:60]])
+    _assert_same(among_others[10:-10], expected)
+
+
+def test_one_translator_gives_the_same_again(model, make, corpus):
+    machine = make(model)
+    first = machine.translate(corpus[:6])
+    machine.translate(corpus[20:40])
+    _assert_same(machine.translate(corpus[:6]), first)
+
+
+@pytest.mark.parametrize("num_best", [1, 3])
+def test_blank_lines_stay_blank_and_are_not_searched(rnn, make, corpus, searched, num_best):
+    machine = make(rnn, num_best=num_best)
+    found = machine.translate(BLANK)
+    assert found == [[translator.Translation("", 0.0, 0.0, ())] * num_best] * len(BLANK)
+    assert searched == []
+    mixed = machine.translate([BLANK[0], corpus[0], BLANK[1], corpus[1], BLANK[2]])
+    assert [one[0].text == "" for one in mixed[::2]] == [True] * 3
+    _assert_same(mixed[1::2], machine.translate(corpus[:2]))
+
+
+def test_no_lines_give_no_lines(rnn, make, searched):
+    assert make(rnn).translate([]) == []
+    assert searched == []
+
+
+def test_odd_characters_make_no_lines_and_lose_none(model, make, corpus):
+    lines = [*ODD, corpus[0]]
+    found = make(model, min_length=1).translate(lines)
+    assert len(found) == len(lines)
+    for translations in found:
+        assert len(translations) == 1
+        assert not set(translations[0].text) & {"\n", "\r"}
+        assert translations[0].tokens
+    _assert_same(found[-1:], make(model, min_length=1).translate([corpus[0]]))
+
+
+def test_longer_lines_are_cut_at_the_limit_and_counted(rnn, make, texts, corpus, searched):
+    line = max(corpus[:20], key=len)
+    ids = texts.src.encode(line)
+    machine = make(rnn, max_src_tokens=len(ids))  # one too short, since EOS counts
+    machine.translate([line])
+    assert machine.num_cut == 1
+    assert searched[-1]["ids"].tolist() == [[*ids[:-1], texts.src.vocab.eos_id]]
+    machine.translate([line, "a", "", line])
+    assert machine.num_cut == 3  # so far
+    fitting = make(rnn, max_src_tokens=len(ids) + 1)
+    fitting.translate([line, "", "a"])
+    assert fitting.num_cut == 0
+    assert searched[-1]["ids"][0].tolist() == [*ids, texts.src.vocab.eos_id]
+
+
+def test_a_line_of_a_hundred_thousand_characters_is_one_line(model, make, corpus):
+    machine = make(model, beam_size=1)
+    found = machine.translate([corpus[0], "abc " * 25_000, corpus[1]])
+    assert len(found) == 3
+    assert machine.num_cut == 1
+    _assert_same(found[::2], make(model, beam_size=1).translate([corpus[0], corpus[1]]))
+
+
+def test_lines_are_cut_where_the_model_has_no_more_positions(make_model, make, searched):
+    machine = make(make_model("cnn"), beam_size=1)
+    machine.translate(["z " * 60, "z"])
+    assert machine.num_cut == 1
+    assert searched[0]["ids"].shape == (2, 40)
+    assert machine.translate(["z " * 60])[0][0].tokens is not None
+
+
+def test_only_end_of_sentence_is_left_of_a_limit_of_one(rnn, make, texts, corpus, searched):
+    machine = make(rnn, max_src_tokens=1)
+    machine.translate([corpus[0]])
+    assert searched[0]["ids"].tolist() == [[texts.src.vocab.eos_id]]
+    assert machine.num_cut == 1
+
+
+def test_batches_go_longest_first_and_keep_the_budget_of_tokens(rnn, make, corpus, searched):
+    """Padding counts, and so does every hypothesis of the beam."""
+    make(rnn, batch_tokens=120).translate(corpus[:40])
+    sizes = [call["ids"].shape for call in searched]
+    assert sum(size[0] for size in sizes) == 40
+    assert all(size[0] * size[1] * 3 <= 120 or size[0] == 1 for size in sizes)
+    assert any(size[0] > 1 for size in sizes)
+    lengths = [length for call in searched for length in call["mask"].sum(1).tolist()]
+    assert lengths == sorted(lengths, reverse=True)
+    # And each batch is as large as the budget lets it be.
+    assert all((size[0] + 1) * size[1] * 3 > 120 for size in sizes[:-1])
+    searched.clear()
+    make(rnn, batch_sentences=16).translate(corpus[:40])
+    assert [call["ids"].shape[0] for call in searched] == [16, 16, 8]
+
+
+def test_settings_and_special_ids_reach_the_search(rnn, make, texts, corpus, searched):
+    options = {
+        "length_penalty": 0.3,
+        "min_length": 2,
+        "max_length_ratio": 1.5,
+        "exact_stop": True,
+    }
+    make(rnn, num_best=2, **options).translate(corpus[:1])
+    assert searched[0]["settings"] == search_settings.SearchSettings(
+        beam_size=3, max_length=20, num_best=2, patience=1.0, **options
+    )
+    make(rnn, patience=2.5).translate(corpus[:1])
+    assert searched[1]["settings"].patience == 2.5
+    ids = texts.tgt.vocab
+    assert searched[0]["special"] == beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
+
+
+def test_a_translation_is_its_tokens_decoded_with_their_score(model, make, texts, corpus):
+    for line, (found,) in zip(corpus[:8], make(model).translate(corpus[:8]), strict=True):
+        assert found.text == texts.tgt.decode(found.tokens)
+        penalty = (5 + len(found.tokens) + 1) / 6
+        assert found.score == pytest.approx(found.log_probability / penalty)
+        assert found.log_probability < 0, line
+
+
+def test_the_score_of_the_search_is_the_scorers_score(model, make, texts, arithmetic, corpus):
+    lines = corpus[:8]
+    machine = scorer.Scorer(model, texts, schema.DecodingConfig(), arithmetic)
+    for translations in zip(*make(model, num_best=3).translate(lines), strict=True):
+        forced = machine.score_ids(
+            texts.src.encode_batch(lines), [list(found.tokens) for found in translations]
+        )
+        for found, pair in zip(translations, forced, strict=True):
+            assert pair.log_probability == pytest.approx(found.log_probability, abs=1e-9)
+            assert pair.score == pytest.approx(found.score, abs=1e-9)
+
+
+def test_the_best_come_first_and_are_different(model, make, corpus):
+    for found in make(model, num_best=3).translate(corpus[:10]):
+        assert len(found) == 3
+        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+        assert len({one.tokens for one in found}) == 3
+
+
+def test_what_the_search_did_not_find_is_empty_and_infinitely_bad(rnn, make, corpus):
+    """With room for EOS alone there is one translation, the empty one."""
+    found = make(rnn, num_best=3, max_length=1).translate(corpus[:2])
+    missing = translator.Translation("", -math.inf, -math.inf, ())
+    for translations in found:
+        assert translations[0].tokens == () and math.isfinite(translations[0].score)
+        assert translations[1:] == [missing, missing]
+
+
+def test_more_translations_than_the_beam_is_wide_are_refused(rnn, make):
+    with pytest.raises(errors.UsageError, match=r"^--nbest: .*\(given: 4, beam 3\)"):
+        make(rnn, num_best=4)
+    make(rnn, num_best=3)
+
+
+def test_a_shortest_length_that_the_model_cannot_reach_is_refused(make_model, make):
+    model = make_model("cnn")
+    with pytest.raises(errors.UsageError, match=r"40.*given: 40"):
+        make(model, min_length=40, max_length=99)
+    make(model, min_length=39, max_length=99)
+    make(make_model("rnn"), min_length=40, max_length=99)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lower_precisions_translate_every_line(make_model, texts, corpus, precision):
+    arithmetic = devices.inference_arithmetic(precision, torch.device("cpu"))
+    for family in ("rnn", "cnn", "transformer"):
+        machine = translator.Translator(
+            make_model(family, dtype=torch.float32),
+            texts,
+            schema.DecodingConfig(**SETTINGS),
+            arithmetic,
+            num_best=2,
+        )
+        for found in machine.translate(corpus[:6]):
+            assert len(found) == 2
+            assert all(math.isfinite(one.score) for one in found)
