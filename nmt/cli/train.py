@@ -235,17 +235,23 @@ class _Job:
                 f"{self._run_dir}: the training corpora are not those that the run was started "
                 "with. Put the files back to resume it, or start anew with --fresh."
             )
-        trainer = self._trainer(parts, stored, quiet=quiet)
-        logger.info(
-            "training on %s in %s, %d threads",
-            self._arithmetic.device,
-            self._arithmetic.name,
-            torch.get_num_threads(),
-        )
-        return trainer.run()
+        total, done = self._config.training.max_updates, stored.update if stored else 0
+        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
+        with contextlib.closing(reporter):
+            trainer = self._trainer(parts, stored, reporter)
+            logger.info(
+                "training on %s in %s, %d threads",
+                self._arithmetic.device,
+                self._arithmetic.name,
+                torch.get_num_threads(),
+            )
+            return trainer.run()
 
     def _trainer(
-        self, parts: preparation.Parts, stored: resume.ResumeState | None, *, quiet: bool
+        self,
+        parts: preparation.Parts,
+        stored: resume.ResumeState | None,
+        reporter: reporting.Reporter,
     ) -> loop.Trainer:
         training = self._config.training
         updater = update.Updater(
@@ -255,8 +261,6 @@ class _Job:
             smoothing=training.label_smoothing,
             clip_norm=training.clip_norm,
         )
-        total, done = training.max_updates, stored.update if stored else 0
-        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
         trainer = loop.Trainer(
             updater, parts.loader, training, self._arithmetic, self._hooks(parts), reporter
         )

@@ -57,7 +57,8 @@ class Corpus:
         src: the source side.
         tgt: the target side.
         entry_sizes: pairs from each corpus entry, in order.
-        fingerprint: SHA-256 over all ids; another corpus or tokenizer has another one.
+        fingerprint: SHA-256 over all ids and the sizes of the entries; another corpus or tokenizer
+            has another one.
     """
 
     src: Side
@@ -126,6 +127,7 @@ def build(
     digest = hashlib.sha256()
     src.digest(digest)
     tgt.digest(digest)
+    digest.update(repr(sizes).encode())
     return Corpus(src.side(), tgt.side(), tuple(sizes), digest.hexdigest())
 
 

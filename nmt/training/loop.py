@@ -102,8 +102,13 @@ class Trainer:
         optimizers.restore(self._updater.optimizer, tensors["optimizer"])
         devices.restore_random_states(self._arithmetic.device, tensors["random"])
         if self._arithmetic.needs_scaler and "scaler" in tensors:
+            # The scale and its factors are fractions, the counts of updates are whole.
+            whole = {"growth_interval", "_growth_tracker"}
             self._updater.scaler.load_state_dict(
-                {name: tensor.item() for name, tensor in tensors["scaler"].items()}
+                {
+                    name: int(tensor.item()) if name in whole else tensor.item()
+                    for name, tensor in tensors["scaler"].items()
+                }
             )
 
     def tensors(self) -> dict[str, Tensors]:
@@ -140,6 +145,8 @@ class Trainer:
             self._save()
         stream = self._loader.batches(self.progress.position)
         while (limit := progress.reached_limit(self.progress, self._config)) is None:
+            # A finished run whose limit was raised is under way again.
+            self.progress.finished = False
             self._one_update(stream)
             if self._hooks.stop_requested():
                 self._save()

@@ -27,13 +27,18 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> torch.optim.Optimi
     }
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, **settings)
-    decayed = [parameter for parameter in parameters if min(parameter.shape) > 1]
-    others = [parameter for parameter in parameters if min(parameter.shape) <= 1]
+    decayed = [parameter for parameter in parameters if _is_matrix(parameter)]
+    others = [parameter for parameter in parameters if not _is_matrix(parameter)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], **settings)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Returns whether a parameter maps vectors; a column of lengths does not."""
+    return parameter.dim() > 1 and min(parameter.shape) > 1
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """How far a run has come: all that a resumed run has to know besides tensors."""
 
 import dataclasses
+import math
 from typing import Any
 
 from nmt.config import schema
@@ -67,6 +68,9 @@ class Progress:
             config: for the patience of the plateau schedule.
         """
         self.validated_update = self.update
+        if math.isnan(score):
+            # Nothing is higher than NaN, so it would stay the best.
+            score = -math.inf
         if self.best_score is None or score > self.best_score:
             self.best_score, self.best_update = score, self.update
             self.bad_validations = self.bad_for_plateau = 0

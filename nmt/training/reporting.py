@@ -1,10 +1,12 @@
 """What a run shows while it goes on: a progress bar on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
 import logging
 import time
 from typing import TextIO
 
 import tqdm
+from tqdm.contrib import logging as tqdm_logging
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,15 @@ class Reporter:
         self._bar = None
         self._quiet = quiet
         self._last_line = float("-inf")
+        self._open = contextlib.ExitStack()
         if stream.isatty() and not quiet:
             self._bar = tqdm.tqdm(
                 total=total, initial=done, file=stream, unit="upd", dynamic_ncols=True
             )
+            # Messages appear above the bar instead of in the middle of it.
+            redirected = tqdm_logging.logging_redirect_tqdm([logging.getLogger("nmt")])
+            self._open.enter_context(redirected)
+            self._open.callback(self._bar.close)
 
     def advance(self) -> None:
         """Counts an update."""
@@ -61,8 +68,7 @@ class Reporter:
 
     def close(self) -> None:
         """Closes the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._open.close()
 
 
 def _clock(seconds: float) -> str:

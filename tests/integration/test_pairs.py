@@ -1,6 +1,7 @@
 """All nine pairs of families go on where they stopped, bit for bit, and can be used afterwards."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -13,7 +14,8 @@ from nmt import api
 from nmt.training import reporting
 
 FAMILIES = ["rnn", "cnn", "transformer"]
-INTERVALS = {"logging_interval": 1, "validation_interval": 2, "checkpoint_interval": 4}
+# The run stops in the middle of all of them.
+INTERVALS = {"logging_interval": 2, "validation_interval": 2, "checkpoint_interval": 4}
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_run_in_three_goes_is_the_run_in_one_go(
     assert done.code == 143
     assert "SIGTERM: saving, then stopping" in done.messages
     assert done.messages[-1] == "stopped; the same command goes on from here"
-    assert open_run().updates("train") == [1, 2, 3]
+    assert open_run().updates("train") == [2]
     # The best model so far is usable meanwhile.
     assert nmt("translate", "--model", "run", stdin=b"ba de\n").code == 0
     for limit, begin in ((4, 3), (6, 4)):
@@ -103,7 +105,19 @@ def test_interrupt_saves_and_a_second_one_does_not(family, configure, nmt, open_
     assert (done.code, done.messages[-1]) == (130, "nmt: interrupted")
     done = nmt("train", "c.yaml")
     assert "resumed from update 3" in done.messages
-    assert open_run().updates("train") == [1, 2, 3, 4, 5]
+    assert open_run().updates("train") == [2, 4]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_validation_sees_the_model_as_it_is_saved(family, configure, nmt, open_run):
+    configure(family, training=INTERVALS | {"max_updates": 4, "best_metric": "loss"})
+    flags = [f"--set=model.{side}.dropout=0.5" for side in ("encoder", "decoder")]
+    assert nmt("train", "c.yaml", *flags).code == 0
+    sides = [Path(f"valid.{side}").read_text().split("\n")[:-1] for side in ("src", "tgt")]
+    num_tokens = sum(len(line.split(" ")) + 1 for line in sides[1])
+    loss = -sum(api.load("run").score(*sides)) / num_tokens
+    found = [line["loss"] for line in open_run().metrics if line["event"] == "validation"]
+    assert min(found) == pytest.approx(loss, abs=1e-5)
 
 
 def test_last_run_is_the_one_that_train_was_last_at_work_on(configure, nmt):
@@ -118,6 +132,35 @@ def test_last_run_is_the_one_that_train_was_last_at_work_on(configure, nmt):
             f"model: runs/{name} (the last run of `nmt train` here, see .nmt/last-run)"
         ]
         assert nmt("inspect").lines[0].split() == ["folder", f"runs/{name}"]
+
+
+# Steps too small to change any score.
+STILL = {"learning_rate": 1e-12, "warmup_updates": 0, "max_updates": 50}
+EACH_UPDATE = {"logging_interval": 1, "validation_interval": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "reached"),
+    [
+        ({"schedule": "constant", "patience": 3}, "reached patience (3 validations without a new"),
+        (
+            {"schedule": "plateau", "plateau_patience": 1, "min_learning_rate": 2e-13},
+            "reached min_learning_rate (2e-13) after 4",
+        ),
+    ],
+)
+def test_what_counts_towards_the_end_counts_over_stops(
+    settings, reached, configure, nmt, open_run, signal_at
+):
+    configure("rnn", training=STILL | EACH_UPDATE | settings)
+    signal_at(signal.SIGTERM, 3)
+    assert nmt("train", "c.yaml").code == 143
+    done = nmt("train", "c.yaml")
+    assert (done.code, open_run().updates("validation")) == (0, [1, 2, 3, 4])
+    assert reached in done.messages[-1]
+    lines = Path("run/metrics.jsonl").read_text().split("\n")[:-1]
+    seconds = [json.loads(line)["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
 
 
 def test_seed_decides_the_weights(configure, nmt, open_run):

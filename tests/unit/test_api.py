@@ -11,6 +11,7 @@ import torch
 from nmt import api, errors
 from nmt.checkpoint import folder, weights
 from nmt.config import loading as config_loading
+from nmt.inference import loading
 from nmt.models import seq2seq
 from nmt.text import sentencepiece_training, tokenizer
 
@@ -144,6 +145,21 @@ def test_scores_are_log_probabilities_of_target_lines(model):
     )
     assert model.score([], []) == []
     assert model.score([""], [""])[0] < 0
+
+
+def test_scores_are_plain_sums_whatever_the_length_penalty(run_dir, model):
+    loaded = loading.load(run_dir)
+    assert loaded.config.decoding.length_penalty == 0.5
+    assert isinstance(loaded.model, seq2seq.Seq2Seq)
+    for src, tgt, score in zip(LINES, LINES[5:8], model.score(LINES[:3], LINES[5:8]), strict=False):
+        source = torch.tensor([[*loaded.texts.src.encode(src), 2]])
+        wanted = torch.tensor([*loaded.texts.tgt.encode(tgt), 2])
+        with torch.no_grad():
+            inputs = torch.cat([torch.tensor([1]), wanted[:-1]]).unsqueeze(0)
+            mask = torch.ones_like(source, dtype=torch.bool)
+            logits = loaded.model.logits(loaded.model(source, mask, inputs)[0])[0]
+        total = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        assert score == pytest.approx(-float(total))
 
 
 def test_empty_targets_score_as_the_search_scores_them(model):

@@ -86,7 +86,7 @@ def test_nothing_is_scored_as_nothing(rnn, make):
 
 
 def test_sources_are_cut_at_the_limit_as_for_translation(rnn, make, texts, corpus):
-    src, tgt = corpus[3], corpus[4]
+    src, tgt = max(corpus, key=len), corpus[4]
     src_ids, tgt_ids = texts.src.encode(src), [*texts.tgt.encode(tgt), 2]
     found = make(rnn, max_src_tokens=5).score([src], [tgt])[0]
     expected = _by_hand(rnn, [*src_ids[:4], 2], tgt_ids)
@@ -119,19 +119,36 @@ def test_batches_keep_the_budget_of_tokens_on_both_sides(rnn, make, corpus, monk
     assert any(rows > 2 for rows, _, _ in shapes)
 
 
-def test_scoring_leaves_no_gradient(rnn, make, corpus):
-    make(rnn).score(corpus[:2], corpus[2:4])
-    assert all(parameter.grad is None for parameter in rnn.parameters())
+@pytest.fixture
+def logits_seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What the output layer returned, call by call."""
+    seen: list[torch.Tensor] = []
+    logits = seq2seq.Seq2Seq.logits
+
+    def spy(model, states, shortlist=None):
+        seen.append(logits(model, states, shortlist))
+        return seen[-1]
+
+    monkeypatch.setattr(seq2seq.Seq2Seq, "logits", spy)
+    return seen
 
 
-def test_bf16_sums_in_float32(make_model, texts, corpus):
+def test_scoring_builds_no_graph(model, make, corpus, logits_seen):
+    make(model).score(corpus[:2], corpus[2:4])
+    assert logits_seen
+    assert not any(logits.requires_grad for logits in logits_seen)
+
+
+@pytest.mark.parametrize("family", ["rnn", "cnn", "transformer"])
+def test_bf16_products_are_summed_in_float32(make_model, texts, corpus, logits_seen, family):
     """A hundred numbers of eight bits would be off by whole units."""
-    for family in ("rnn", "cnn", "transformer"):
-        model, results = make_model(family, dtype=torch.float32), {}
-        for precision in ("fp32", "bf16"):
-            arithmetic = devices.inference_arithmetic(precision, torch.device("cpu"))
-            machine = scorer.Scorer(model, texts, schema.DecodingConfig(), arithmetic)
-            results[precision] = machine.score(corpus[:10], corpus[10:20])
-        for exact, rounded in zip(results["fp32"], results["bf16"], strict=True):
-            assert rounded.log_probability == pytest.approx(exact.log_probability, rel=0.05)
-            assert rounded.log_probability != exact.log_probability
+    arithmetic = devices.inference_arithmetic("bf16", torch.device("cpu"))
+    model = make_model(family, dtype=torch.float32)
+    machine = scorer.Scorer(model, texts, schema.DecodingConfig(), arithmetic)
+    target = max(corpus, key=len)
+    (pair,) = machine.score(corpus[:1], [target])
+    (logits,) = logits_seen
+    assert logits.dtype == torch.bfloat16
+    wanted = torch.tensor([*texts.tgt.encode(target), 2])
+    total = torch.nn.functional.cross_entropy(logits[0].double(), wanted, reduction="sum")
+    assert pair.log_probability == pytest.approx(-float(total), rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nmt.models import state as decoder_state
-from nmt.search import beam
+from nmt.search import beam, selection
 from nmt.search import settings as search_settings
 
 UNK, BOS, EOS, PAD, A, B = range(6)
@@ -154,6 +154,38 @@ def test_a_finished_hypothesis_leaves_its_place_to_the_next_best():
     assert [one.tokens for one in wider] == [(A,), (B,)]
 
 
+def test_k_go_on_even_if_all_of_the_best_k_end():
+    """Of the best four, "a </s>" and "b </s>" end, and both "b <unk>" and "a a" go on."""
+    table = {
+        BOS: {A: 0.5, B: 0.5},
+        A: {EOS: 0.9, A: 0.1},
+        B: {EOS: 0.89, UNK: 0.11},
+        UNK: {EOS: 0.5, B: 0.5},
+    }
+    options = {"beam_size": 2, "num_best": 2, "max_length": 3, "patience": 9.0}
+    found = _search(Chain(table), length_penalty=20.0, **options)
+    # Log-probabilities of ln 0.045 and ln 0.0275: the penalty makes the longest ones win.
+    assert [one.tokens for one in found] == [(A, A), (B, UNK)]
+
+
+@pytest.mark.parametrize("eos_first", [True, False])
+def test_what_is_forbidden_does_not_count_as_finished(monkeypatch, eos_first):
+    """Of several continuations with a probability of zero, any may be among the best."""
+    best = selection.best
+
+    def turned(scores_BKV, count):
+        order = torch.arange(6).roll(-EOS) if eos_first else torch.arange(6).roll(-EOS - 1)
+        flat, places = scores_BKV[:, :, order].flatten(1).sort(dim=1, descending=True, stable=True)
+        assert torch.equal(flat[:, :count], best(scores_BKV, count)[0])
+        places = places[:, :count]
+        return flat[:, :count], places // 6, order[places % 6]
+
+    monkeypatch.setattr(selection, "best", turned)
+    table = {BOS: {A: 1.0}, A: {B: 0.6, EOS: 0.4}, B: {EOS: 1.0}}
+    found = _search(Chain(table), beam_size=3, num_best=2, length_penalty=0.0)
+    assert [one.tokens for one in found] == [(A, B), (A,)]
+
+
 def test_search_stops_once_enough_are_finished_and_patience_goes_on():
     # Every step ends one hypothesis; what comes later is the better by its length penalty.
     table = {BOS: {EOS: 0.5, A: 0.5}, A: {EOS: 0.5, A: 0.5}}
@@ -170,16 +202,16 @@ def test_exact_stop_ends_when_no_open_hypothesis_can_win():
     model = Chain(table)
     found = _search(model, beam_size=2, length_penalty=0.0, exact_stop=True)
     assert found[0].tokens == () and model.num_steps == 1
-    # With a strong penalty a longer one still might, as long as the longest length allows it.
-    table = {BOS: {EOS: 0.55, A: 0.45}, A: {EOS: 0.25, A: 0.75}}
-    found = _search(Chain(table), beam_size=2, length_penalty=3.0, exact_stop=True, max_length=6)
+    # With a penalty of 2 the longest might still win, though the next longer one could not.
+    table = {BOS: {EOS: 0.6, A: 0.4}, A: {EOS: 0.1, A: 0.9}}
+    found = _search(Chain(table), beam_size=2, length_penalty=2.0, exact_stop=True, max_length=20)
     scores = {
-        length: (math.log(0.55) if length == 1 else math.log(0.45 * 0.75 ** (length - 2) * 0.25))
-        / ((5 + length) / 6) ** 3
-        for length in range(1, 7)
+        length: (math.log(0.6) if length == 1 else math.log(0.4 * 0.9 ** (length - 2) * 0.1))
+        / ((5 + length) / 6) ** 2
+        for length in range(1, 21)
     }
     best = max(scores, key=lambda length: scores[length])
-    assert best == 6
+    assert best == 20
     assert found[0].tokens == (A,) * (best - 1)
     assert found[0].score == pytest.approx(scores[best])
 

@@ -579,3 +579,21 @@ def test_a_run_killed_before_any_call_comes_to_the_same_end(make_run: MakeRun, h
         assert second.progress == whole.progress
         assert saved(second, 13) == saved(whole, 13)
     pytest.fail("the run never came to its end")
+
+
+def test_a_finished_run_that_is_extended_is_under_way_again(make_run: MakeRun) -> None:
+    """Killed before its last validation, it must not pass for finished."""
+    first = make_run(max_updates=4)
+    first.trainer.run()
+    assert first.edges.states[4][0]["finished"]
+    second = make_run(going_on_from=first.edges.states[4], max_updates=8)
+    second.edges.states |= first.edges.states
+    saved, keep = [], second.edges.save
+
+    def save(state: progress.Progress, tensors: dict[str, Tensors]) -> None:
+        saved.append((state.update, state.finished))
+        keep(state, tensors)
+
+    second.edges.save = save  # type: ignore[method-assign]
+    second.trainer.run()
+    assert saved == [(8, False), (8, True)]

@@ -179,3 +179,40 @@ def test_a_model_of_matrices_alone_can_be_trained(training_config: MakeConfig) -
     model = nn.Linear(3, 3, bias=False)
     optimizer = optimizers.build(training_config(optimizer="adamw"), model)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01]
+
+
+@KINDS
+def test_decay_applies_to_matrices_under_adamw_only(training_config: MakeConfig, kind: str) -> None:
+    model = Toy()
+    before = copies(dict(model.named_parameters()))
+    optimizer = optimizers.build(training_config(optimizer=kind, weight_decay=0.5), model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    decayed = {"matrix", "kernel"} if kind == "adamw" else set()
+    for name, parameter in model.named_parameters():
+        factor = 1.0 - 0.1 * 0.5 if name in decayed else 1.0
+        torch.testing.assert_close(parameter.detach(), factor * before[name])
+
+
+def test_norms_biases_and_lengths_of_real_models_do_not_decay(
+    training_config: MakeConfig,
+    family: tuple[dict, dict],
+    build_model: Callable[..., nn.Module],
+) -> None:
+    model = build_model(family)
+    optimizer = optimizers.build(training_config(optimizer="adamw", weight_decay=0.5), model)
+    decayed = {
+        id(parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if group["weight_decay"] == 0.5
+    }
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert {"src_embedding.weight", "output.weight"} <= names
+    wrong = ("bias", "length", "norm.weight")
+    assert not [name for name in names if name.endswith(wrong)]
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())

@@ -179,3 +179,8 @@ def test_the_share_done_is_that_of_the_nearest_limit(
 def test_under_patience_alone_the_share_done_is_unknown(training_config: MakeConfig) -> None:
     config = training_config(max_updates=None, patience=3)
     assert progress.share_done(progress.Progress(update=99), config, epoch_batches=0) == 0.0
+
+
+def test_a_score_that_is_no_number_is_beaten_by_any(training_config: MakeConfig) -> None:
+    state = take(training_config(), [float("nan"), -9.0])
+    assert (state.best_score, state.best_update, state.bad_validations) == (-9.0, 20, 0)

@@ -119,3 +119,22 @@ def test_a_run_of_unknown_length_has_a_bar_too() -> None:
     reporter = reporting.Reporter(stream, None, 7, quiet=False)
     reporter.close()
     assert "7upd" in stream.getvalue()
+
+
+def test_messages_stand_above_the_bar_and_not_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    root = logging.getLogger("nmt")
+    handler = logging.StreamHandler(stream)
+    root.addHandler(handler)
+    before = list(root.handlers)
+    try:
+        reporter = make(stream)
+        root.warning("a message")
+        assert "\ra message\n" in stream.getvalue().replace(" ", "").replace(
+            "amessage", "a message"
+        )
+        reporter.close()
+        assert root.handlers == before
+    finally:
+        root.removeHandler(handler)
