@@ -16,8 +16,7 @@ echo "== translating the held-out lines"
 "$nmt" evaluate --model runs/demo --exact-match --bleu --chrf
 
 echo "== translating two lines"
-printf '%s\n' \
-    "the train leaves at half past seven" \
-    "we bought forty-two books for 19.99 euros" |
-    tee /dev/stderr |
-    "$nmt" translate --model runs/demo
+lines="the train leaves at half past seven
+I think the library has forty-two books."
+echo "$lines"
+echo "$lines" | "$nmt" translate --model runs/demo

@@ -187,7 +187,7 @@ KINDS = (
             ("please wake me at {}", "bitte wecke mich um {}"),
             ("the baker opens at {}", "der Bäcker öffnet um {}"),
         ),
-        share=1,
+        share=3,
     ),
     Kind(
         price,
@@ -212,7 +212,7 @@ KINDS = (
     ),
 )
 
-# Openings that any sentence may have, and the way each ends.
+# Openings that any sentence may have, and how one ends.
 OPENINGS = (
     ("", ""),
     ("yes, ", "ja, "),
@@ -220,7 +220,10 @@ OPENINGS = (
     ("I think ", "ich glaube, "),
     ("they say ", "man sagt, "),
 )
-ENDINGS = ((".", "."), ("!", "!"))
+ENDINGS = (".", "!")
+
+# People who type a line to try something out often leave out the capital and the full stop.
+TYPED_SHARE = 0.25
 
 
 def sentence(rng: random.Random) -> tuple[str, str]:
@@ -229,10 +232,12 @@ def sentence(rng: random.Random) -> tuple[str, str]:
     src_slot, tgt_slot = kind.make(rng)
     src_frame, tgt_frame = rng.choice(kind.frames)
     src_opening, tgt_opening = rng.choice(OPENINGS)
-    src_end, tgt_end = rng.choice(ENDINGS)
-    src = src_opening + src_frame.format(src_slot) + src_end
-    tgt = tgt_opening + tgt_frame.format(tgt_slot) + tgt_end
-    return src[0].upper() + src[1:], tgt[0].upper() + tgt[1:]
+    src = src_opening + src_frame.format(src_slot)
+    tgt = tgt_opening + tgt_frame.format(tgt_slot)
+    if rng.random() < TYPED_SHARE:
+        return src, tgt
+    ending = rng.choice(ENDINGS)
+    return src[0].upper() + src[1:] + ending, tgt[0].upper() + tgt[1:] + ending
 
 
 def make_splits(seed: int, sizes: dict[str, int]) -> dict[str, list[tuple[str, str]]]:

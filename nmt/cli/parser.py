@@ -166,7 +166,11 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--chrf", action="store_true", help="chrF")
     verb.add_argument("--ter", action="store_true", help="translation edit rate")
     verb.add_argument("--exact-match", action="store_true", help="share of identical lines")
-    verb.add_argument("--lowercase", action="store_true", help="ignore case")
+    verb.add_argument(
+        "--lowercase",
+        action="store_true",
+        help="ignore case (sacreBLEU's --lowercase and --chrf-lowercase; TER always does)",
+    )
     verb.add_argument("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer. Default: 13a")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--output", metavar="FILE", help="write the translations there")

@@ -142,7 +142,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
     def run(*argv: str | Path, **kwargs: Any) -> subprocess.Popen[bytes]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Some test machines set the other variable, which would hide a flush that is missing.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
         command = [*COMMAND, *map(str, argv)]
         process = subprocess.Popen(command, env=environment, **{**pipes, **kwargs})
         started.append(process)

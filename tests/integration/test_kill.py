@@ -94,11 +94,12 @@ def test_run_stopped_by_signals_ends_like_an_undisturbed_one(configure, nmt, ope
 
 
 # Trains in children that kill themselves right before the n-th change to the file system: from n =
-# argv[1] on, every argv[2]-th one.
+# argv[1] on, every argv[2]-th one. With argv[3] = 1 they extend a finished run.
 DRIVER = """
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -109,7 +110,7 @@ from nmt.cli import main, train  # imports torch once, for all children
 STEPS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir")
 
 
-def run(run_dir, die_at):
+def run(run_dir, die_at=None, limit=5):
     "Returns the status of a child, and how many changes to the file system it made."
     reader, writer = os.pipe()
     child = os.fork()
@@ -134,9 +135,14 @@ def run(run_dir, die_at):
         setattr(os, name, counted(getattr(os, name)))
     code = 99
     try:
-        code = main.main(["train", "c.yaml", "--quiet", "--set", "run_dir=" + run_dir])
+        code = main.main(argv(run_dir, limit))
     finally:
         os._exit(code)
+
+
+def argv(run_dir, limit):
+    settings = ["run_dir=" + run_dir, f"training.max_updates={limit}"]
+    return ["train", "c.yaml", "--quiet", *(f"--set={setting}" for setting in settings)]
 
 
 def sha256(run_dir):
@@ -156,17 +162,27 @@ def names(run_dir):
 
 
 # Once here, so that no child has to wait for what is loaded at first use.
-assert main.main(["train", "c.yaml", "--quiet", "--set", "run_dir=warm"]) == 0
-code, total = run("whole", None)
+assert main.main(argv("warm", 2)) == 0
+assert run("whole")[0] == 0
+begin, step, has_begun = map(int, sys.argv[1:])
+
+
+def start(name):
+    "Makes the folder that a child starts with: none, or a finished run whose limit is raised."
+    if has_begun:
+        shutil.copytree("warm", name)
+    return name
+
+
+code, total = run(start("counted"))
 assert code == 0, code
-begin, step = map(int, sys.argv[1:])
 for die_at in range(begin, total + 1, step):
-    run_dir = f"run-{die_at}"
+    run_dir = start(f"run-{die_at}")
     code, steps = run(run_dir, die_at)
     assert (code, steps) == (-signal.SIGKILL, die_at - 1), (code, steps, die_at)
     if Path(run_dir, "manifest.json").exists():
         folder.read(Path(run_dir))
-    code, _ = run(run_dir, None)
+    code, _ = run(run_dir)
     assert code == 0, (die_at, code)
     assert sha256(run_dir) == sha256("whole"), die_at
     assert metrics(run_dir) == metrics("whole"), die_at
@@ -176,12 +192,13 @@ print(total)
 """
 
 
-def test_kill_at_any_step_leaves_what_can_be_resumed(configure):
+@pytest.mark.parametrize(("begin", "step", "has_begun"), [(3, 13, 0), (2, 9, 1)])
+def test_kill_at_any_step_leaves_what_can_be_resumed(begin, step, has_begun, configure):
     snapshots = {"average_checkpoints": 2, "best_metric": "loss", "keep_checkpoints": 1}
     intervals = {"logging_interval": 1, "validation_interval": 2, "checkpoint_interval": 3}
-    configure("rnn", training=snapshots | intervals | {"max_updates": 5})
+    configure("rnn", training=snapshots | intervals)
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, "3", "11"],
+        [sys.executable, "-c", DRIVER, str(begin), str(step), str(has_begun)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
