@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from nmt import errors
 from nmt.config import loading as config_loading
 from nmt.inference import loading, scorer, translator
 from nmt.models import seq2seq
@@ -42,7 +43,8 @@ class Model:
 
         Args:
             lines: source text without line ends.
-            **decoding: any key of the configuration's `decoding` section, such as `beam_size=1`.
+            **decoding: any key of the configuration's `decoding` section but `precision`, such as
+                `beam_size=1`.
 
         Raises:
             nmt.errors.UsageError: a setting is unknown or out of range.
@@ -90,6 +92,10 @@ class Model:
         self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
     ) -> list[list[translator.Translation]]:
         loaded = self._loaded
+        if "precision" in decoding:
+            raise errors.UsageError(
+                "precision: belongs to the model in memory. Give it to `load` instead."
+            )
         settings = config_loading.apply_decoding_flags(loaded.config.decoding, decoding)
         machine = translator.Translator(
             loaded.model, loaded.texts, settings, loaded.arithmetic, num_best=num_best

@@ -129,6 +129,11 @@ def _sacrebleu_score(
         _check_tokenizer(settings.tokenize, BLEU.TOKENIZERS)
         try:
             metric = BLEU(lowercase=settings.lowercase, tokenize=settings.tokenize, force=True)
+        except OSError as error:
+            raise errors.UsageError(
+                f"--tokenize {settings.tokenize}: has to be downloaded by sacreBLEU, which failed "
+                f"({' '.join(str(error).split())}). Connect to the network once, or take another."
+            ) from error
         except (ImportError, RuntimeError) as error:
             raise errors.UsageError(
                 f"--tokenize {settings.tokenize}: needs a package that is not installed "

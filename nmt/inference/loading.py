@@ -58,8 +58,9 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
         len(texts.tgt.vocab),
         shared=config.tokenizer.is_shared,
     )
-    weights.load_into(model, stored.tensors, str(path / "model.safetensors"))
+    # In this order, so that weights of a wider type are not rounded on their way.
     model.to(where, arithmetic.weights_dtype)
+    weights.load_into(model, stored.tensors, str(path / "model.safetensors"))
     return Loaded(model.eval(), texts, config, arithmetic)
 
 
@@ -77,10 +78,11 @@ def load_all(
         errors.ModelError: a folder cannot be used.
         errors.UsageError: the models have different vocabularies.
     """
-    parts = [load(path, device=device, precision=precision) for path in paths]
-    first = parts[0]
-    if len(parts) == 1:
+    first = load(paths[0], device=device, precision=precision)
+    if len(paths) == 1:
         return first
+    precision = first.arithmetic.name
+    parts = [first, *(load(path, device=device, precision=precision) for path in paths[1:])]
     for path, part in zip(paths[1:], parts[1:], strict=True):
         for side in ("src", "tgt"):
             ours, theirs = getattr(first.texts, side).vocab, getattr(part.texts, side).vocab

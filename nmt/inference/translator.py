@@ -151,6 +151,8 @@ class Translator:
 def _search_settings(
     decoding: schema.DecodingConfig, num_best: int, max_positions: int | None
 ) -> search_settings.SearchSettings:
+    if num_best < 1:
+        raise errors.UsageError(f"--nbest: wants at least 1 (given: {num_best}).")
     if num_best > decoding.beam_size:
         raise errors.UsageError(
             f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "

@@ -181,7 +181,8 @@ class CnnDecoder(base.Decoder):
     def _scale_gradient(self, memory: base.Memory) -> base.Memory:
         """Divides the encoder's gradient by the number of attentions that it comes through.
 
-        Section 3.4; a memory that is a family's own shares no tensor here that needs it unscaled.
+        Source: section 3.4. Deviation: the paper leaves out the source embeddings, whose direct way
+        into the values is scaled here like the rest, since a decoder sees a memory as a whole.
         """
         factor = 1.0 / (2.0 * len(self.attentions))
         return dataclasses.replace(

@@ -51,6 +51,6 @@ def _mask(states: torch.Tensor, rate: float) -> torch.Tensor:
     # All 64 bits of each number: four decisions.
     bits = numbers.random_(-(2**63), None).view(torch.int16)[: states.numel()]
     # Below the threshold becomes 0, from it on 1, in two passes that vectorise.
-    threshold = LOWEST + round(rate * COUNT)
+    threshold = LOWEST + min(round(rate * COUNT), COUNT - 1)
     kept = bits.clamp_(threshold - 1, threshold).sub_(threshold - 1)
     return kept.to(states.dtype).view(states.shape)

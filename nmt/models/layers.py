@@ -53,8 +53,9 @@ def norm(kind: str, size: int) -> nn.Module:
 def sinusoids(positions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
     """Returns sinusoidal position vectors [P, D], the sines first, then the cosines.
 
-    Source: Vaswani et al. 2017, section 3.5. Deviation: sines and cosines stand in two halves rather
-    than in turn, which is the same up to the order of the channels.
+    Source: Vaswani et al. 2017, section 3.5. Deviations, both those of the authors' own code
+    (tensor2tensor): sines and cosines stand in two halves rather than in turn, and the slowest of
+    the D / 2 rates is exactly 1 / 10,000 (the exponent is i / (D / 2 - 1)).
 
     Args:
         positions: [P] positions counted from 0.

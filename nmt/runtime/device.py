@@ -103,6 +103,11 @@ def inference_arithmetic(precision: str, device: torch.device) -> Arithmetic:
 def _arithmetic(precision: str, device: torch.device) -> Arithmetic:
     if precision == "fp16" and device.type == "cpu":
         raise errors.UsageError("precision: fp16 needs a GPU (device: cpu). Take bf16 or fp32.")
+    if precision not in _DTYPES:
+        raise errors.UsageError(
+            f"precision: no such arithmetic (given: {precision}). "
+            f"Allowed: auto, {', '.join(_DTYPES)}.{errors.did_you_mean(precision, _DTYPES)}"
+        )
     dtype = _DTYPES[precision]
     weights_dtype = torch.float64 if precision == "fp64" else torch.float32
     autocast_dtype = dtype if precision in {"bf16", "fp16"} else None

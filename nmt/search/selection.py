@@ -36,5 +36,6 @@ def best(scores_BKV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
         inside_BCX = chunks_BYC.gather(1, chosen_BC.unsqueeze(2).expand(-1, -1, CHUNK))
         scores_BC, inner_BC = inside_BCX.flatten(1).topk(count, dim=1)
         chunk_BC = chosen_BC.gather(1, inner_BC // CHUNK)
-        places_BC = chunk_BC * CHUNK + inner_BC % CHUNK
+        # What fills up the last chunk is as good as anything that is forbidden, but has no place.
+        places_BC = (chunk_BC * CHUNK + inner_BC % CHUNK).clamp_(max=flat_BX.shape[1] - 1)
     return scores_BC, places_BC // num_tokens, places_BC % num_tokens

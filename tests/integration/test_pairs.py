@@ -16,6 +16,7 @@ from nmt.training import reporting
 FAMILIES = ["rnn", "cnn", "transformer"]
 # The run stops in the middle of all of them.
 INTERVALS = {"logging_interval": 2, "validation_interval": 2, "checkpoint_interval": 4}
+EACH_UPDATE = {"logging_interval": 1, "validation_interval": 1}
 
 
 @pytest.fixture
@@ -120,6 +121,22 @@ def test_validation_sees_the_model_as_it_is_saved(family, configure, nmt, open_r
     assert min(found) == pytest.approx(loss, abs=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_of_a_run_is_its_best_one_and_not_its_last(family, configure, nmt, open_run):
+    # At such a rate the loss soon rises again.
+    wild = {"learning_rate": 3.0, "warmup_updates": 2, "schedule": "constant"}
+    keep = {"max_updates": 6, "checkpoint_interval": 1, "keep_checkpoints": 6}
+    configure(family, training=EACH_UPDATE | wild | keep | {"best_metric": "loss"})
+    assert nmt("train", "c.yaml").code == 0
+    validations = [line for line in open_run().metrics if line["event"] == "validation"]
+    best = min(validations, key=lambda line: line["loss"])
+    assert best["update"] < 6
+    shown = json.loads(nmt("inspect", "run", "--json").text)
+    assert (shown["update"], shown["validation"]) == (best["update"], {"loss": best["loss"]})
+    weights = Path(f"run/checkpoints/{best['update']:08d}/weights.safetensors")
+    assert Path("run/model.safetensors").read_bytes() == weights.read_bytes()
+
+
 def test_last_run_is_the_one_that_train_was_last_at_work_on(configure, nmt):
     configure("rnn")
     for name in ("first", "second"):
@@ -136,7 +153,6 @@ def test_last_run_is_the_one_that_train_was_last_at_work_on(configure, nmt):
 
 # Steps too small to change any score.
 STILL = {"learning_rate": 1e-12, "warmup_updates": 0, "max_updates": 50}
-EACH_UPDATE = {"logging_interval": 1, "validation_interval": 1}
 
 
 @pytest.mark.parametrize(

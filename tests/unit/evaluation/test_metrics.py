@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sacrebleu import utils as sacrebleu_utils
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.tokenizers import tokenizer_spm
 
 from nmt import errors
 from nmt.evaluation import metrics
@@ -222,3 +226,14 @@ def test_scoring_changes_neither_lines_nor_their_lists():
         metrics.score(name, hypotheses, references, metrics.MetricSettings(lowercase=True))
     assert hypotheses == HYPOTHESES
     assert references == [FIRST, SECOND]
+
+
+def test_a_tokenizer_that_cannot_be_downloaded_is_an_error_of_ours(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("offline")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    for module in (sacrebleu_utils, tokenizer_spm):
+        monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
+    with pytest.raises(errors.UsageError):
+        metrics.score("bleu", ["a"], [["a"]], metrics.MetricSettings(tokenize="flores200"))

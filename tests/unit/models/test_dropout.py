@@ -85,3 +85,7 @@ def test_other_devices_use_their_own(monkeypatch):
     monkeypatch.setattr(dropout, "_mask", lambda *_: pytest.fail("this is for the CPU"))
     result = dropout.dropout(torch.ones(3, device="meta"), 0.5, training=True)
     assert result.shape == (3,)
+
+
+def test_any_rate_below_one_can_be_dropped():
+    dropout.dropout(torch.ones(8), 0.999993, training=True)

@@ -182,8 +182,9 @@ def test_what_is_forbidden_does_not_count_as_finished(monkeypatch, eos_first):
 
     monkeypatch.setattr(selection, "best", turned)
     table = {BOS: {A: 1.0}, A: {B: 0.6, EOS: 0.4}, B: {EOS: 1.0}}
-    found = _search(Chain(table), beam_size=3, num_best=2, length_penalty=0.0)
-    assert [one.tokens for one in found] == [(A, B), (A,)]
+    # Done once two are finished: "a" (0.4) at the second step, "a b" (0.6) at the third.
+    found = _search(Chain(table), beam_size=3, length_penalty=0.0, patience=0.6)
+    assert [one.tokens for one in found] == [(A, B)]
 
 
 def test_search_stops_once_enough_are_finished_and_patience_goes_on():
