@@ -80,8 +80,13 @@ def _check_corpora(config: schema.Config) -> None:
 
 def _move_aside(run_dir: Path) -> None:
     """Gives an existing run another name, so that nothing trained is ever lost."""
-    if not run_dir.exists() or not any(run_dir.iterdir()):
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
         return
+    if Path.cwd().is_relative_to(run_dir.resolve()):
+        raise errors.UsageError(
+            f"--fresh: would move the folder aside that you work in (run_dir: {run_dir}). "
+            "Take a run_dir below it."
+        )
     with locks.RunLock(run_dir):
         number = 1
         while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():

@@ -281,9 +281,11 @@ def load_plugin(plugin: str) -> None:
             _load_file(pathlib.Path(plugin).resolve())
         else:
             importlib.import_module(plugin)
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
+    except errors.NMTError:
+        raise
+    except Exception as error:  # whatever a third party's module can raise
         raise errors.ConfigError(
-            f"plugin '{plugin}': cannot be imported ({error}). "
+            f"plugin '{plugin}': cannot be imported ({type(error).__name__}: {error}). "
             "Name an installed module, or the path of a .py file, relative to this directory."
         ) from error
 

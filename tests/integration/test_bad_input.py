@@ -581,3 +581,21 @@ def test_evaluate_without_a_test_set_asks_for_files(configure, nmt):
     assert nmt("train", "c.yaml").code == 0
     done = nmt("evaluate", "--quiet")
     done.assert_refused(2, "run: its configuration names no data.test. Give --src and --ref.")
+
+
+def test_fresh_never_moves_the_folder_that_one_works_in(configure, nmt):
+    configure("rnn")
+    done = nmt("train", "c.yaml", "--fresh", "--set", "run_dir=.")
+    assert done.code == 2
+    assert "would move the folder aside that you work in" in done.err
+    assert Path("c.yaml").exists()
+
+
+@pytest.mark.parametrize("text", ["no_such_name", "1 / 0", "raise KeyError('x')"])
+def test_plugin_that_fails_is_one_line(text, configure, nmt):
+    Path("mine.py").write_text(text + "\n")
+    configure("rnn", plugins=["mine.py"])
+    done = nmt("train", "c.yaml")
+    assert done.code == 2
+    assert "plugin 'mine.py': cannot be imported" in done.err
+    assert "Traceback" not in done.err

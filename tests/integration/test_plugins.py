@@ -203,8 +203,11 @@ def test_family_is_unknown_without_its_plugin(configure, nmt):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("import nothing_of_this_name", "plugin 'bag.py': cannot be imported (No module named"),
-        ("def", "plugin 'bag.py': cannot be imported (invalid syntax"),
+        (
+            "import nothing_of_this_name",
+            "plugin 'bag.py': cannot be imported (ModuleNotFoundError: No module named",
+        ),
+        ("def", "plugin 'bag.py': cannot be imported (SyntaxError: invalid syntax"),
         (PLUGIN.replace('"bag",\n', '"rnn",\n'), "model family 'rnn': the name is taken"),
         (
             PLUGIN.replace(", decoder=Gru)", ")"),
