@@ -8,7 +8,8 @@ import pytest
 
 from nmt.cli import main as cli
 from nmt.cli import parser
-from nmt.config import loading
+from nmt.config import families, loading
+from nmt.models import registry
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,7 +110,10 @@ def test_the_python_of_the_documentation_runs(name: str):
     assert namespace["model"].translate([""]) == [""]
 
 
-def test_the_family_of_the_documentation_trains_and_translates():
+def test_the_family_of_the_documentation_trains_and_translates(monkeypatch):
+    # What is registered here is not there for other tests.
+    monkeypatch.setattr(families, "_registered", {})
+    monkeypatch.setattr(registry, "_builders", {})
     text = (ROOT / "docs/families.md").read_text(encoding="utf-8")
     (module,) = blocks(text, "python")
     Path("my_family.py").write_text(module)
