@@ -104,12 +104,6 @@ class Run:
         return [line["update"] for line in self.metrics if line["event"] == event]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # FIXME-FOR-THE-BUG: nmt/cli/train.py never closes metrics.jsonl; remove once it does.
-    line = "ignore:unclosed file .*metrics.jsonl:ResourceWarning"
-    config.addinivalue_line("filterwarnings", line)
-
-
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -116,22 +116,6 @@ def test_restoring_keeps_the_settings_of_the_configuration(
 
 
 @KINDS
-def test_matrices_decay_under_adamw_only(training_config: MakeConfig, kind: str) -> None:
-    model = Toy()
-    before = copies(dict(model.named_parameters()))
-    optimizer = optimizers.build(training_config(optimizer=kind, weight_decay=0.5), model)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.1
-    optimizer.step()
-    factor = 1.0 - 0.1 * 0.5 if kind == "adamw" else 1.0
-    torch.testing.assert_close(model.matrix.detach(), factor * before["matrix"])
-    torch.testing.assert_close(model.kernel.detach(), factor * before["kernel"])
-    assert torch.equal(model.length, before["length"])
-
-
-@KINDS
 def test_every_weight_of_a_real_model_is_in_one_group(
     training_config: MakeConfig,
     family: tuple[dict, dict],
