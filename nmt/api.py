@@ -48,6 +48,7 @@ class Model:
 
         Raises:
             nmt.errors.UsageError: a setting is unknown or out of range.
+            TypeError: `lines` is one string.
         """
         return [found[0].text for found in self._translations(lines, 1, decoding)]
 
@@ -63,6 +64,7 @@ class Model:
 
         Raises:
             nmt.errors.UsageError: a setting is unknown or out of range.
+            TypeError: `lines` is one string.
         """
         return [
             [Translation(one.text, one.score) for one in found]
@@ -78,7 +80,10 @@ class Model:
 
         Raises:
             ValueError: the numbers of lines differ.
+            TypeError: one of them is one string.
         """
+        _check_lines(src_lines)
+        _check_lines(tgt_lines)
         if len(src_lines) != len(tgt_lines):
             raise ValueError(f"{len(src_lines)} source lines, but {len(tgt_lines)} target lines")
         loaded = self._loaded
@@ -91,6 +96,7 @@ class Model:
     def _translations(
         self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
     ) -> list[list[translator.Translation]]:
+        _check_lines(lines)
         loaded = self._loaded
         if "precision" in decoding:
             raise errors.UsageError(
@@ -115,3 +121,9 @@ def load(folder: str | Path, *, device: str = "auto", precision: str | None = No
         nmt.errors.ModelError: a file is missing, torn or altered.
     """
     return Model(loading.load(Path(folder), device=device, precision=precision))
+
+
+def _check_lines(lines: Sequence[str]) -> None:
+    """Refuses a single string, which would be taken for a sequence of one-letter lines."""
+    if isinstance(lines, str):
+        raise TypeError(f"wants a list of lines, not one string (given: {lines[:40]!r})")

@@ -173,11 +173,19 @@ class _Signals:
         logger.info("%s: saving, then stopping", signal.Signals(number).name)
 
 
+class _RunLogHandler(logging.StreamHandler[logs.AppendLog]):
+    """Writes messages into log.txt; a full disk ends the run like any other failed write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Lets the error through, which logging would print with a traceback and forget."""
+        raise
+
+
 @contextlib.contextmanager
 def _logged(run_dir: Path) -> Iterator[logs.AppendLog]:
     """Copies all messages into log.txt for as long as the run is at work."""
     run_log = logs.AppendLog(run_dir / "log.txt")
-    handler = logging.StreamHandler(run_log)
+    handler = _RunLogHandler(run_log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.INFO)
     root = logging.getLogger("nmt")

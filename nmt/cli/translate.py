@@ -95,9 +95,11 @@ def _translate(
         with files.atomic_write(Path(output)) as target:
             _write_all(machine, reader, lines.LineWriter(target), style)
     if reader.num_invalid:
-        logger.warning("%d lines were not valid UTF-8; bad bytes were replaced", reader.num_invalid)
+        logger.warning(
+            "lines that were not valid UTF-8, whose bad bytes were replaced: %d", reader.num_invalid
+        )
     if machine.num_cut:
-        logger.warning("%d lines were longer than the model reads and were cut", machine.num_cut)
+        logger.warning("lines that were longer than the model reads and were cut: %d", machine.num_cut)
 
 
 def _write_all(

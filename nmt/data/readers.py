@@ -62,7 +62,7 @@ def read_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
     for path, counter in counters.items():
         if counter.num_invalid:
             logger.warning(
-                "%s: %d lines were not valid UTF-8; bad bytes were replaced",
+                "%s: lines that were not valid UTF-8, whose bad bytes were replaced: %d",
                 path,
                 counter.num_invalid,
             )

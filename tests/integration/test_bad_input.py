@@ -320,6 +320,16 @@ def test_file_that_cannot_grow_is_named_and_the_run_goes_on_later(
     assert open_run().sha256 == open_run("whole").sha256
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_log_that_cannot_grow_is_one_line(configure, nmt):
+    configure("rnn", training=INTERVALS)
+    Path("run").mkdir()
+    Path("run/log.txt").symlink_to("/dev/full")
+    nmt("train", "c.yaml", "--quiet").assert_refused(
+        1, "run/log.txt: cannot be written (No space left on device)"
+    )
+
+
 def test_changed_key_is_named_and_the_run_stays_as_it_is(configure, nmt, open_run):
     configure("transformer", training=INTERVALS)
     assert nmt("train", "c.yaml").code == 0

@@ -100,7 +100,7 @@ def test_invalid_bytes_of_a_corpus_are_counted_once(configure, nmt):
     done = nmt("train", "c.yaml", "--quiet")
     assert (done.code, done.messages) == (
         0,
-        ["train.src: 3 lines were not valid UTF-8; bad bytes were replaced"],
+        ["train.src: lines that were not valid UTF-8, whose bad bytes were replaced: 3"],
     )
 
 

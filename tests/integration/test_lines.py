@@ -106,7 +106,7 @@ def test_invalid_utf8_is_replaced_and_counted_in_one_warning(model, nmt, transla
     done = nmt("translate", "--model", model, "--max-length", "30", stdin=stdin)
     assert (done.code, done.messages) == (
         0,
-        ["3 lines were not valid UTF-8; bad bytes were replaced"],
+        ["lines that were not valid UTF-8, whose bad bytes were replaced: 3"],
     )
     assert done.lines == translations(model, encoded(texts), "--max-length", "30")
 
@@ -117,7 +117,7 @@ def test_line_of_100000_characters_is_cut_and_counted(model, nmt, translations):
     stdin = encoded(["ki", long, "lo mu", unknown, "na"])
     done = nmt("translate", "--model", model, "--max-length", "12", stdin=stdin)
     assert done.code == 0
-    assert done.messages == ["2 lines were longer than the model reads and were cut"]
+    assert done.messages == ["lines that were longer than the model reads and were cut: 2"]
     assert len(done.lines) == 5
     others = translations(model, encoded(["ki", "lo mu", "na"]), "--max-length", "12")
     assert done.lines[::2] == others
@@ -134,7 +134,7 @@ def test_line_is_cut_exactly_at_the_limit(learned, nmt):
     fits = nmt(*argv, stdin=b" ".join([b"ba"] * 1022 + [b"de"]))
     assert (fits.code, fits.err) == (0, "")
     cut = nmt(*argv, stdin=b" ".join([b"ba"] * 1022 + [b"de", b"ki"]))
-    assert cut.messages == ["1 lines were longer than the model reads and were cut"]
+    assert cut.messages == ["lines that were longer than the model reads and were cut: 1"]
     assert cut.out == fits.out
 
 

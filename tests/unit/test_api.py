@@ -98,6 +98,15 @@ def test_public_signatures_stay():
     }
 
 
+def test_one_string_is_not_taken_for_a_list_of_letters(model):
+    with pytest.raises(TypeError, match="wants a list of lines"):
+        model.translate("a b")
+    with pytest.raises(TypeError, match="wants a list of lines"):
+        model.translate_nbest("a b", 2)
+    with pytest.raises(TypeError, match="wants a list of lines"):
+        model.score(["a b"], "a b")
+
+
 def test_each_line_has_its_translation_in_order(model):
     lines = [LINES[0], "", LINES[1], "  ", LINES[2]]
     found = model.translate(lines)
