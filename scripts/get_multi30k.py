@@ -3,9 +3,11 @@
     python scripts/get_multi30k.py               # downloads it
     python scripts/get_multi30k.py --from DIR    # takes it from a folder
 
-29,000 / 1,014 / 1,000 pairs for training, validation and test. Elliott, Frank, Sima'an and Specia
-2016, "Multi30K: Multilingual English-German Image Descriptions". For research and education, not
-for commercial use. Safe to run again: files that are there and right are left alone.
+29,000 / 1,014 / 1,000 pairs for training, validation and test: as published (`train.en.gz`), and in
+the publisher's own lower-cased, normalised and tokenised version (`train.lc.norm.tok.en.gz`), on
+which results of papers are. Elliott, Frank, Sima'an and Specia 2016, "Multi30K: Multilingual
+English-German Image Descriptions". For research and education, not for commercial use. Safe to run
+again: files that are there and right are left alone.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"
+ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/"
 SECONDS = 60
 
 # SHA-256 of the text itself: the same text can be compressed in many ways.
@@ -29,6 +31,16 @@ CHECKSUMS = {
     "val.de.gz": "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660",
     "test_2016_flickr.en.gz": "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182",
     "test_2016_flickr.de.gz": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
+    "train.lc.norm.tok.en.gz": "08925f8e0572bcd5a006702fc5fe20e2d77c6917d4eebd576fc20de6693c2119",
+    "train.lc.norm.tok.de.gz": "cb5a23529b65ec2061f1dc446192a9c37382b63cc75f81a0be59d34894b3a505",
+    "val.lc.norm.tok.en.gz": "46573ce391ae227f1c72f873392436a20ef18e0a6d518098cfbd70b77c8572ec",
+    "val.lc.norm.tok.de.gz": "97232bd273eceb7207f689527386a97e4be2616b18ada47576bdaf96c8ae1f00",
+    "test_2016_flickr.lc.norm.tok.en.gz": (
+        "5b7f32627cf99eced828311b955dae9800bb52bc8b91cf8b6526829e605b29d2"
+    ),
+    "test_2016_flickr.lc.norm.tok.de.gz": (
+        "c6a33d39d48f9f510de147651316cd9d918e09ad0219df734a2f16b6baccacc4"
+    ),
 }
 
 
@@ -56,17 +68,23 @@ def from_folder(folder: Path, name: str) -> bytes:
         raise UnusableError(f"{found[0]}: cannot be read ({error.strerror}).") from error
 
 
+def address_of(name: str) -> str:
+    """Returns where a file was published; the tokenised version stands there uncompressed."""
+    return f"{ADDRESS}tok/{name.removesuffix('.gz')}" if ".tok." in name else f"{ADDRESS}raw/{name}"
+
+
 def from_address(name: str) -> bytes:
-    """Returns a file from where it was published."""
+    """Returns a file from where it was published, compressed."""
+    address = address_of(name)
     try:
-        with urllib.request.urlopen(ADDRESS + name, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
             data: bytes = answer.read()
-            return data
     except (urllib.error.URLError, OSError) as error:
         raise UnusableError(
-            f"{ADDRESS}{name}: cannot be downloaded ({getattr(error, 'reason', error)}). "
+            f"{address}: cannot be downloaded ({getattr(error, 'reason', error)}). "
             "Try again, or fetch the files another way and give their folder with --from DIR."
         ) from error
+    return data if address.endswith(".gz") else gzip.compress(data, mtime=0)
 
 
 def lay(name: str, source: Path | None, output: Path) -> bool:
@@ -76,7 +94,7 @@ def lay(name: str, source: Path | None, output: Path) -> bool:
         return False
     data = from_address(name) if source is None else from_folder(source, name)
     if not is_published(name, data):
-        place = f"{ADDRESS}{name}" if source is None else f"{source}: {name}"
+        place = address_of(name) if source is None else f"{source}: {name}"
         raise UnusableError(
             f"{place}: is torn, or not the published text (its SHA-256 is another one)."
         )
