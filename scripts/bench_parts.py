@@ -59,8 +59,14 @@ VARIANTS = {
 }
 
 
-def random_side(generator: torch.Generator) -> corpus.Side:
-    lengths = (torch.randn(NUM_PAIRS, generator=generator) * 4 + 14).round().clamp(4, 40).long()
+def random_lengths(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns lengths of sources and targets; a long source has a long target, as in real text."""
+    src, ratio = (torch.randn(NUM_PAIRS, generator=generator) for _ in range(2))
+    src = src * 4 + 14
+    return tuple(x.round().clamp(4, 40).long() for x in (src, src * (1.05 + 0.15 * ratio)))
+
+
+def random_side(lengths: torch.Tensor, generator: torch.Generator) -> corpus.Side:
     begins = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     ids = torch.randint(4, NUM_PIECES, (int(begins[-1]),), generator=generator)
     return corpus.Side(ids.int(), begins)
@@ -68,7 +74,8 @@ def random_side(generator: torch.Generator) -> corpus.Side:
 
 def make_batches(config: schema.Config) -> list[batches.Batch]:
     generator = torch.Generator().manual_seed(1)
-    data = corpus.Corpus(random_side(generator), random_side(generator), (NUM_PAIRS,), "")
+    src, tgt = (random_side(lengths, generator) for lengths in random_lengths(generator))
+    data = corpus.Corpus(src, tgt, (NUM_PAIRS,), "")
     planner = plan.Planner(data, batch_tokens=config.training.batch_tokens, seed=1)
     collator = batches.Collator(data, VOCAB, VOCAB, config.training.max_device_tokens)
     return [collator.collate(indices, plan.Position()) for indices in planner.epoch(0)]

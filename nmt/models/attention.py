@@ -3,7 +3,10 @@
 Source: Vaswani et al. 2017, section 3.2.1, equation 1.
 """
 
+from typing import Any
+
 import torch
+from torch.autograd import function
 from torch.nn import functional as F
 
 from nmt.models import dropout
@@ -33,9 +36,9 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Returns the attended values [B, H, Q, E] and, where they were made, the weights [B, H, Q, L].
 
-    On CPU the three plain products are faster than the fused kernel for sentences
-    (docs/performance.md), and the weights come for free; elsewhere the fused kernel is taken, which
-    keeps no weights.
+    On CPU the plain products are faster than the fused kernel for sentences (docs/performance.md),
+    and without gradients the weights come for free; elsewhere the fused kernel is taken, which keeps
+    no weights.
 
     Args:
         query_BHQE: queries, any Q.
@@ -55,9 +58,89 @@ def attend(
             scale=scale,
         )
         return states_BHQE, None
+    if torch.is_grad_enabled() and query_BHQE.requires_grad:
+        attended: torch.Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+            query_BHQE, key_BHLE, value_BHLE, mask, scale, dropout_rate
+        )
+        return attended, None
     weights_BHQL = attention_weights(query_BHQE, key_BHLE, mask, scale=scale)
     dropped_BHQL = dropout.dropout(weights_BHQL, dropout_rate, dropout_rate > 0)
     return torch.matmul(dropped_BHQL, value_BHLE), weights_BHQL
+
+
+# A softmax over fewer numbers than a vector register holds costs ten times as much for each of them.
+MIN_KEYS = 16
+
+
+class _Attend(function.Function):
+    """`attend` for training on CPU: the softmax in float32, over no fewer than `MIN_KEYS` keys.
+
+    The gradients are written here rather than left to autograd because of how they are laid out:
+    every tensor that is handed back has the order of tokens, heads, width in memory, so that joining
+    the heads again costs no copy, and joining queries, keys and values one fast one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_BHQE: torch.Tensor,
+        key_BHLE: torch.Tensor,
+        value_BHLE: torch.Tensor,
+        mask: torch.Tensor,
+        scale: float,
+        dropout_rate: float,
+    ) -> torch.Tensor:
+        num_sentences, num_heads, num_queries, _ = query_BHQE.shape
+        num_keys = key_BHLE.shape[2]
+        extra = max(MIN_KEYS - num_keys, 0)
+        # X: one axis for sentences and heads; P: keys with padding.
+        query_XQE = (query_BHQE * scale).flatten(0, 1).contiguous()
+        key_XPE = F.pad(key_BHLE, (0, 0, 0, extra)).flatten(0, 1).contiguous()
+        value_XPE = F.pad(value_BHLE, (0, 0, 0, extra)).flatten(0, 1).contiguous()
+        dtype = torch.promote_types(query_XQE.dtype, torch.float32)
+        scores_XQP = torch.bmm(query_XQE, key_XPE.transpose(1, 2)).to(dtype)
+        scores_BHQP = scores_XQP.view(num_sentences, num_heads, num_queries, -1)
+        scores_BHQP += F.pad(mask.to(dtype), (0, extra), value=float("-inf"))
+        weights_XQP = torch.softmax(scores_XQP, -1).to(query_XQE.dtype)
+        factors_XQP, dropped_XQP = None, weights_XQP
+        if not dropout.is_negligible(dropout_rate):
+            factors_XQP = dropout.random_factors(weights_XQP, dropout_rate)
+            dropped_XQP = weights_XQP * factors_XQP
+        attended_XQE = torch.bmm(dropped_XQP, value_XPE)
+        ctx.save_for_backward(query_XQE, key_XPE, value_XPE, weights_XQP, factors_XQP, dropped_XQP)
+        ctx.scale, ctx.num_keys, ctx.dtype = scale, num_keys, dtype
+        return _tokens_first(attended_XQE, num_sentences, num_queries)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query_XQE, key_XPE, value_XPE, weights_XQP, factors_XQP, dropped_XQP = ctx.saved_tensors
+        grad_BHQE = grad_outputs[0]
+        num_sentences, _, num_queries, _ = grad_BHQE.shape
+        grad_XQE = grad_BHQE.flatten(0, 1).contiguous()
+        grad_value_XPE = torch.bmm(dropped_XQP.transpose(1, 2), grad_XQE)
+        grad_XQP = torch.bmm(grad_XQE, value_XPE.transpose(1, 2))
+        if factors_XQP is not None:
+            grad_XQP *= factors_XQP
+        grad_scores_XQP = torch._softmax_backward_data(
+            grad_XQP.to(ctx.dtype), weights_XQP.to(ctx.dtype), -1, ctx.dtype
+        ).to(grad_XQE.dtype)
+        grad_query_XQE = torch.bmm(grad_scores_XQP, key_XPE).mul_(ctx.scale)
+        grad_key_XPE = torch.bmm(grad_scores_XQP.transpose(1, 2), query_XQE)
+        return (
+            _tokens_first(grad_query_XQE, num_sentences, num_queries),
+            _tokens_first(grad_key_XPE, num_sentences, ctx.num_keys),
+            _tokens_first(grad_value_XPE, num_sentences, ctx.num_keys),
+            None,
+            None,
+            None,
+        )
+
+
+def _tokens_first(states_XPE: torch.Tensor, num_sentences: int, length: int) -> torch.Tensor:
+    """Returns the first positions as [B, H, L, E], in memory in the order B, L, H, E."""
+    states_BHPE = states_XPE.view(num_sentences, -1, *states_XPE.shape[1:])
+    states_BHLE = states_BHPE[:, :, :length]
+    return states_BHLE.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def attention_weights(

@@ -23,7 +23,7 @@ def dropout(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
         rate: the share, in [0, 1).
         training: whether anything is dropped at all.
     """
-    if not training or round(rate * COUNT) == 0:
+    if not training or is_negligible(rate):
         return states
     if states.device.type != "cpu":
         return F.dropout(states, rate)
@@ -31,26 +31,41 @@ def dropout(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     return dropped
 
 
+def is_negligible(rate: float) -> bool:
+    """Returns whether a rate is nearer to none than to the least that can be drawn."""
+    return round(rate * COUNT) == 0
+
+
 class _Dropout(function.Function):
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, rate: float) -> torch.Tensor:
-        mask = _mask(states, rate)
-        ctx.save_for_backward(mask)
-        ctx.scale = 1.0 / (1.0 - rate)
-        return torch.mul(states, mask).mul_(ctx.scale)
+        factors = random_factors(states, rate)
+        ctx.save_for_backward(factors)
+        return torch.mul(states, factors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return torch.mul(grad_outputs[0], mask).mul_(ctx.scale), None
+        (factors,) = ctx.saved_tensors
+        return torch.mul(grad_outputs[0], factors), None
 
 
-def _mask(states: torch.Tensor, rate: float) -> torch.Tensor:
-    """Returns ones, and zeros at that rate, like the states."""
+def random_factors(states: torch.Tensor, rate: float) -> torch.Tensor:
+    """Returns what dropout multiplies states by: zeros at that rate, 1 / (1 - rate) elsewhere.
+
+    Args:
+        states: on CPU; the factors have its shape and dtype, to which they are rounded.
+        rate: below 1, not negligible.
+    """
     numbers = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
     # All 64 bits of each number: four decisions.
     bits = numbers.random_(-(2**63), None).view(torch.int16)[: states.numel()]
     # Below the threshold becomes 0, from it on 1, in two passes that vectorise.
     threshold = LOWEST + min(round(rate * COUNT), COUNT - 1)
     kept = bits.clamp_(threshold - 1, threshold).sub_(threshold - 1)
-    return kept.to(states.dtype).view(states.shape)
+    factor = torch.tensor(1.0 / (1.0 - rate), dtype=states.dtype)
+    if states.element_size() == kept.element_size():
+        # Times the bits of the factor these are numbers of the wanted dtype already.
+        factors = kept.mul_(factor.view(torch.int16)).view(states.dtype)
+    else:
+        factors = kept.to(states.dtype).mul_(factor)
+    return factors.view(states.shape)

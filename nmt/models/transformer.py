@@ -191,16 +191,22 @@ class _Input(nn.Module):
         end = begin + (1 if same_position else embedded_BTD.shape[1])
         # Section 3.4 of the paper: embeddings are multiplied by the root of their width.
         states_BTD = embedded_BTD * math.sqrt(size)
+        # Under autocast the residual stream has its dtype: everything that is added to it has it, and
+        # sums of mixed types are slow.
+        if torch.is_autocast_enabled(states_BTD.device.type):
+            states_BTD = states_BTD.to(torch.get_autocast_dtype(states_BTD.device.type))
         rotation = None
         if self.learned is not None:
             # Scaled alike, so that a position weighs as much as a word.
-            states_BTD = states_BTD + self.learned(begin, end) * math.sqrt(size)
+            states_BTD = states_BTD + (self.learned(begin, end) * math.sqrt(size)).to(
+                states_BTD.dtype
+            )
         else:
             positions = torch.arange(begin, end, device=embedded_BTD.device)
             if self._kind == "sinusoidal":
-                states_BTD = states_BTD + layers.sinusoids(positions, size, embedded_BTD.dtype)
+                states_BTD = states_BTD + layers.sinusoids(positions, size, states_BTD.dtype)
             else:
-                rotation = layers.rotation(positions, self._head_size, embedded_BTD.dtype)
+                rotation = layers.rotation(positions, self._head_size, states_BTD.dtype)
         return dropout.dropout(states_BTD, self._dropout_rate, self.training), rotation
 
 

@@ -1,8 +1,14 @@
 """Label-smoothed cross-entropy of the output layer, without ever keeping the logits.
 
 Logits are by far the largest tensor of a training run: tokens times vocabulary. Here they are made a
-chunk of rows at a time, and the gradients of states and weights are made from them on the spot, in
-the forward pass; backward only multiplies them by the gradient that comes in.
+chunk of rows at a time, in one buffer that becomes probabilities and then gradients; the gradients
+of states and weights are made from it on the spot, in the forward pass, and backward only multiplies
+them by the gradient that comes in.
+
+With p the probabilities, t the target and s the smoothing, the gradient of the logits is
+p - (1 - s) onehot(t) - s / V. Only the first two terms go through the large buffer: the last one is
+the same for every token and piece, so that its two products with weights and states are sums of
+rows. Likewise the mean logit, which the smoothed loss needs, is a product with the mean weight.
 """
 
 from typing import Any
@@ -10,8 +16,9 @@ from typing import Any
 import torch
 from torch.autograd import function
 
-# Rows at a time: small enough to stay in the cache, large enough for full speed of the products.
-CHUNK_ROWS = 256
+# Rows at a time: small enough to stay in the cache, large enough for full speed of the products and
+# few additions to the weights' gradient (measured from 64 to 4,096: docs/performance.md).
+CHUNK_ROWS = 512
 
 
 def smoothed_cross_entropy(
@@ -45,6 +52,97 @@ def smoothed_cross_entropy(
     return loss, nll
 
 
+class _Chunks:
+    """One pass over the rows of a batch."""
+
+    def __init__(
+        self,
+        states_NE: torch.Tensor,
+        weight_VE: torch.Tensor,
+        targets_N: torch.Tensor,
+        smoothing: float,
+        dtype: torch.dtype,
+    ) -> None:
+        self._states_NE = states_NE
+        self._cast_NE = states_NE.to(dtype)
+        self._weight_VE = weight_VE
+        self._cast_VE = weight_VE.to(dtype)
+        self._target_N1 = targets_N.unsqueeze(1)
+        self._smoothing = smoothing
+        self._is_on_cpu = states_NE.device.type == "cpu"
+        self._sum_dtype = torch.promote_types(weight_VE.dtype, torch.float32)
+        self._mean_E = weight_VE.mean(0)
+        self._grad_NE = torch.empty_like(self._cast_NE)
+        self._grad_VE = torch.zeros_like(weight_VE)
+
+    def run(self, *, wants_gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the summed loss and the summed negative log-likelihood."""
+        num_rows, num_pieces = self._states_NE.shape[0], self._weight_VE.shape[0]
+        buffer_CV = self._cast_NE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
+        targets, log_sums = [], []
+        for begin in range(0, num_rows, CHUNK_ROWS):
+            rows = slice(begin, begin + CHUNK_ROWS)
+            chunk_CE, target_C1 = self._cast_NE[rows], self._target_N1[rows]
+            logits_CV = buffer_CV[: chunk_CE.shape[0]]
+            torch.mm(chunk_CE, self._cast_VE.t(), out=logits_CV)
+            target_logits_C1 = logits_CV.gather(1, target_C1).to(self._sum_dtype)
+            # On CPU, where it pays, the sum is had from the target's probability instead.
+            log_sums_C1 = None if self._is_on_cpu else self._log_sums(logits_CV)
+            probs_CV = torch.softmax(logits_CV, 1, out=logits_CV)
+            probs_C1 = probs_CV.gather(1, target_C1)
+            if log_sums_C1 is None:
+                log_sums_C1 = self._log_sums_from(target_logits_C1, probs_C1, rows)
+            if wants_gradient:
+                self._add_gradients(rows, probs_CV, probs_C1)
+            targets.append(target_logits_C1)
+            log_sums.append(log_sums_C1)
+        return self._losses(torch.cat(targets), torch.cat(log_sums))
+
+    def _log_sums(self, logits_CV: torch.Tensor) -> torch.Tensor:
+        """Returns the logarithm of each row's sum of exponentials, [C, 1]."""
+        return torch.logsumexp(logits_CV.to(self._sum_dtype), 1, keepdim=True)
+
+    def _log_sums_from(
+        self, target_logits_C1: torch.Tensor, probs_C1: torch.Tensor, rows: slice
+    ) -> torch.Tensor:
+        """Returns the same from log p(t) = logit(t) - log sum, where p(t) is not too small for it."""
+        probs_C1 = probs_C1.to(self._sum_dtype)
+        log_sums_C1 = target_logits_C1 - probs_C1.log()
+        lost_C = (probs_C1 < torch.finfo(probs_C1.dtype).tiny).squeeze(1)
+        if lost_C.any():
+            again_LV = torch.mm(self._cast_NE[rows][lost_C], self._cast_VE.t())
+            log_sums_C1[lost_C] = self._log_sums(again_LV)
+        return log_sums_C1
+
+    def _add_gradients(
+        self, rows: slice, probs_CV: torch.Tensor, target_probs_C1: torch.Tensor
+    ) -> None:
+        # In place: the buffer is filled anew for the next chunk. Not scatter_, which on CPU copies
+        # the whole buffer twice.
+        grad_CV = probs_CV
+        row_C = torch.arange(grad_CV.shape[0], device=grad_CV.device)
+        values_C = target_probs_C1.squeeze(1) - (1.0 - self._smoothing)
+        grad_CV.index_put_((row_C, self._target_N1[rows].squeeze(1)), values_C)
+        torch.mm(grad_CV, self._cast_VE, out=self._grad_NE[rows])
+        self._grad_VE += torch.mm(grad_CV.t(), self._cast_NE[rows])
+
+    def _losses(
+        self, target_logits_N1: torch.Tensor, log_sums_N1: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        nll = (log_sums_N1 - target_logits_N1).sum()
+        sum_E = self._states_NE.sum(0, dtype=self._sum_dtype)
+        uniform = log_sums_N1.sum() - torch.dot(sum_E, self._mean_E.to(self._sum_dtype))
+        return (1.0 - self._smoothing) * nll + self._smoothing * uniform, nll
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the gradients of states and weights, with the uniform term in place."""
+        grad_NE = self._grad_NE.to(self._states_NE.dtype)
+        grad_NE -= (self._smoothing * self._mean_E).to(grad_NE.dtype)
+        share = self._smoothing / self._weight_VE.shape[0]
+        self._grad_VE -= share * self._states_NE.sum(0, dtype=self._grad_VE.dtype)
+        return grad_NE, self._grad_VE
+
+
 class _LinearCrossEntropy(function.Function):
     @staticmethod
     def forward(
@@ -56,31 +154,10 @@ class _LinearCrossEntropy(function.Function):
         dtype: torch.dtype,
         wants_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        sum_dtype = torch.promote_types(weight_VE.dtype, torch.float32)
-        loss = torch.zeros((), dtype=sum_dtype, device=states_NE.device)
-        nll = torch.zeros_like(loss)
-        grad_states_NE = torch.empty_like(states_NE) if wants_gradient else None
-        grad_weight_VE = torch.zeros_like(weight_VE) if wants_gradient else None
         with torch.autocast(states_NE.device.type, enabled=False):
-            cast_VE = weight_VE.to(dtype)
-            for begin in range(0, states_NE.shape[0], CHUNK_ROWS):
-                rows = slice(begin, begin + CHUNK_ROWS)
-                chunk_CE = states_NE[rows].to(dtype)
-                target_C1 = targets_N[rows].unsqueeze(1)
-                logits_CV = torch.mm(chunk_CE, cast_VE.t()).to(sum_dtype)
-                log_probs_CV = torch.log_softmax(logits_CV, dim=1)
-                chunk_nll = -log_probs_CV.gather(1, target_C1).sum()
-                uniform = -log_probs_CV.mean(dim=1).sum()
-                nll += chunk_nll
-                loss += (1.0 - smoothing) * chunk_nll + smoothing * uniform
-                if grad_states_NE is None or grad_weight_VE is None:
-                    continue
-                grad_CV = log_probs_CV.exp_()
-                grad_CV -= smoothing / weight_VE.shape[0]
-                ones_C1 = torch.full_like(grad_CV[:, :1], smoothing - 1.0)
-                cast_CV = grad_CV.scatter_add_(1, target_C1, ones_C1).to(dtype)
-                grad_states_NE[rows] = torch.mm(cast_CV, cast_VE)
-                grad_weight_VE += torch.mm(cast_CV.t(), chunk_CE)
+            chunks = _Chunks(states_NE, weight_VE, targets_N, smoothing, dtype)
+            loss, nll = chunks.run(wants_gradient=wants_gradient)
+            grad_states_NE, grad_weight_VE = chunks.gradients() if wants_gradient else (None, None)
         ctx.save_for_backward(grad_states_NE, grad_weight_VE)
         ctx.mark_non_differentiable(nll)
         return loss, nll

@@ -308,7 +308,12 @@ def test_dropout_falls_on_inputs_blocks_and_attention_in_training_only(
             shapes.append((tuple(states.shape), rate))
         return states
 
+    def spy_weights(weights, rate):
+        shapes.append((tuple(weights.shape), rate))
+        return torch.ones_like(weights)
+
     monkeypatch.setattr(transformer.dropout, "dropout", spy)
+    monkeypatch.setattr(transformer.dropout, "random_factors", spy_weights)
     encoder = _encoder(randomized, dropout=0.1, attention_dropout=0.2)
     decoder = _decoder(randomized, dropout=0.3, attention_dropout=0.4)
     memory = make_memory(LENGTHS, SIZE)
@@ -317,16 +322,16 @@ def test_dropout_falls_on_inputs_blocks_and_attention_in_training_only(
     decoder.decode(target, memory)
     assert shapes == []
     encoder.train().encode(embedded, memory.mask_BS)
-    states, inner, weights = (3, 5, SIZE), (3, 5, 12), (3, HEADS, 5, 5)
+    states, inner, weights = (3, 5, SIZE), (3, 5, 12), (3 * HEADS, 5, 16)
     assert shapes == [(states, 0.1), (weights, 0.2), (states, 0.1), (inner, 0.1), (states, 0.1)]
     shapes.clear()
     decoder.train().decode(target, memory)
     states, inner = (3, 4, SIZE), (3, 4, 12)
     assert shapes == [
         (states, 0.3),
-        ((3, HEADS, 4, 4), 0.4),
+        ((3 * HEADS, 4, 16), 0.4),
         (states, 0.3),
-        ((3, HEADS, 4, 5), 0.4),
+        ((3 * HEADS, 4, 16), 0.4),
         (states, 0.3),
         (inner, 0.3),
         (states, 0.3),
