@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nmt.config import families
-from nmt.models import attention, base, dropout, layers
+from nmt.models import attention, base, dropout, fused, layers
 from nmt.models import state as decoder_state
 
 # Residual sums are scaled so that they keep their variance (section 3.4).
@@ -54,6 +54,8 @@ class CnnEncoder(base.Encoder):
         """Reads the source; see `base.Encoder.encode`."""
         real_BS1 = mask_BS.unsqueeze(-1)
         embedded_BSE = embedded_BSE + self.positions(0, embedded_BSE.shape[1])
+        # Under autocast all that is added to the residual stream has its dtype; mixed sums are slow.
+        embedded_BSE = embedded_BSE.to(fused.product_dtype(embedded_BSE))
         embedded_BSE = dropout.dropout(embedded_BSE, self._dropout_rate, self.training)
         states_BSD = self.widen(embedded_BSE)
         for convolution in self.convolutions:
@@ -106,11 +108,13 @@ class CnnDecoder(base.Decoder):
             # Only the left side is padded: a position sees itself and those before it.
             padded_BTD = F.pad(inputs_BTD, (0, 0, self._kernel_size - 1, 0))
             gated_BTD = convolution(_windows(padded_BTD, self._kernel_size))
-            attended_BTD, weights_BTS = attend(gated_BTD, embedded_BTE, source)
+            attended_BTD, weights_BTS = attend(
+                gated_BTD, embedded_BTE, source, with_attention=with_attention
+            )
             states_BTD = (states_BTD + attended_BTD) * HALF_VARIANCE
-            mean_BTS = weights_BTS if mean_BTS is None else mean_BTS + weights_BTS
+            mean_BTS = _sum(mean_BTS, weights_BTS)
         states_BTE = dropout.dropout(self.narrow(states_BTD), self._dropout_rate, self.training)
-        if not with_attention or mean_BTS is None:
+        if mean_BTS is None:
             return states_BTE, None
         return states_BTE, mean_BTS / len(self.attentions)
 
@@ -162,21 +166,22 @@ class CnnDecoder(base.Decoder):
                 embedded_BKE,
                 source,
                 folded=(fixed[names[0]], fixed[names[1]]),
+                with_attention=with_attention,
             )
             states_ND = (states_ND + attended_BKD.flatten(0, 1)) * HALF_VARIANCE
-            mean_BKS = weights_BKS if mean_BKS is None else mean_BKS + weights_BKS
+            mean_BKS = _sum(mean_BKS, weights_BKS)
         states_NE = self.narrow(states_ND, fixed["narrow"])
         weights_NS = None
-        if with_attention and mean_BKS is not None:
+        if mean_BKS is not None:
             weights_NS = (mean_BKS / len(self.attentions)).flatten(0, 1)
         next_state = dataclasses.replace(state, position=state.position + 1, hypothesis=hypothesis)
         return states_NE, weights_NS, next_state
 
     def _embed(self, embedded: torch.Tensor, begin: int, end: int) -> torch.Tensor:
         """Returns embeddings with the vectors of positions begin to end added."""
-        return dropout.dropout(
-            embedded + self.positions(begin, end), self._dropout_rate, self.training
-        )
+        embedded = embedded + self.positions(begin, end)
+        embedded = embedded.to(fused.product_dtype(embedded))
+        return dropout.dropout(embedded, self._dropout_rate, self.training)
 
     def _scale_gradient(self, memory: base.Memory) -> base.Memory:
         """Divides the encoder's gradient by the number of attentions that it comes through.
@@ -229,16 +234,28 @@ class _Attention(nn.Module):
         source: _Source,
         *,
         folded: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns states with the context added [B, Q, D], and the weights [B, Q, S]."""
+        with_attention: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns states with the context added [B, Q, D], and the weights [B, Q, S] if wanted."""
         query_BQM = (self.query(gated_BQD, folded[0]) + embedded_BQE) * HALF_VARIANCE
         if self.match is not None:
             query_BQM = self.match(query_BQM)
-        scores_BQS = torch.matmul(query_BQM, source.keys_BSM.transpose(1, 2).to(query_BQM.dtype))
-        weights_BQS = torch.softmax(scores_BQS + source.mask_B1S, dim=-1)
-        context_BQM = torch.matmul(weights_BQS, source.values_BSM.to(weights_BQS.dtype))
+        query_B1QM = query_BQM.unsqueeze(1)
+        keys_B1SM, values_B1SM, mask_B11S = (
+            tensor.unsqueeze(1).to(query_BQM.dtype)
+            for tensor in (source.keys_BSM, source.values_BSM, source.mask_B1S)
+        )
+        context_B1QM, weights_B1QS = attention.attend(
+            query_B1QM, keys_B1SM, values_B1SM, mask_B11S, scale=1.0
+        )
+        if with_attention and weights_B1QS is None:
+            weights_B1QS = attention.attention_weights(query_B1QM, keys_B1SM, mask_B11S, scale=1.0)
+        context_BQM = context_B1QM.squeeze(1)
         context_BQD = self.output(context_BQM * source.scale_B11, folded[1])
-        return (gated_BQD + context_BQD) * HALF_VARIANCE, weights_BQS
+        attended_BQD = (gated_BQD + context_BQD) * HALF_VARIANCE
+        if not with_attention or weights_B1QS is None:
+            return attended_BQD, None
+        return attended_BQD, weights_B1QS.squeeze(1)
 
 
 class _Convolution(nn.Module):
@@ -276,7 +293,14 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor, folded: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the product, with a weight that was folded before if there is one."""
-        return F.linear(inputs, self.folded() if folded is None else folded, self.bias)
+        weight = self.folded() if folded is None else folded
+        if fused.applies_to(inputs, weight):
+            return fused.linear(inputs, weight, self.bias)
+        return F.linear(inputs, weight, self.bias)
+
+
+def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor | None:
+    return part if total is None or part is None else total + part
 
 
 def _windows(padded_BTD: torch.Tensor, kernel_size: int) -> torch.Tensor:

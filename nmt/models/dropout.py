@@ -56,16 +56,36 @@ def random_factors(states: torch.Tensor, rate: float) -> torch.Tensor:
         states: on CPU; the factors have its shape and dtype, to which they are rounded.
         rate: below 1, not negligible.
     """
-    numbers = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
-    # All 64 bits of each number: four decisions.
-    bits = numbers.random_(-(2**63), None).view(torch.int16)[: states.numel()]
-    # Below the threshold becomes 0, from it on 1, in two passes that vectorise.
-    threshold = LOWEST + min(round(rate * COUNT), COUNT - 1)
-    kept = bits.clamp_(threshold - 1, threshold).sub_(threshold - 1)
+    kept = _kept(states, rate)
     factor = torch.tensor(1.0 / (1.0 - rate), dtype=states.dtype)
     if states.element_size() == kept.element_size():
         # Times the bits of the factor these are numbers of the wanted dtype already.
         factors = kept.mul_(factor.view(torch.int16)).view(states.dtype)
     else:
         factors = kept.to(states.dtype).mul_(factor)
-    return factors.view(states.shape)
+    return factors
+
+
+def drop_(states: torch.Tensor, rate: float) -> None:
+    """Sets a share of elements to zero, in place, and leaves the others as they are.
+
+    Args:
+        states: on CPU, contiguous.
+        rate: below 1, not negligible.
+    """
+    kept = _kept(states, rate)
+    if states.element_size() == kept.element_size():
+        # As numbers -1 has all bits set, so that only what is to be dropped loses its bits.
+        states.view(torch.int16).bitwise_and_(kept.neg_())
+    else:
+        states.mul_(kept)
+
+
+def _kept(states: torch.Tensor, rate: float) -> torch.Tensor:
+    """Returns int16 zeros at that rate and ones elsewhere, of the states' shape."""
+    numbers = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
+    # All 64 bits of each number: four decisions.
+    bits = numbers.random_(-(2**63), None).view(torch.int16)[: states.numel()]
+    # Below the threshold becomes 0, from it on 1, in two passes that vectorise.
+    threshold = LOWEST + min(round(rate * COUNT), COUNT - 1)
+    return bits.clamp_(threshold - 1, threshold).sub_(threshold - 1).view(states.shape)

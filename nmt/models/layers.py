@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nmt.models import fused
+
 LayerT = TypeVar("LayerT", bound=nn.Module)
 
 
@@ -25,7 +27,7 @@ class Stack(nn.ModuleList, Generic[LayerT]):
 
 def linear(in_size: int, out_size: int, *, bias: bool = True) -> nn.Linear:
     """Returns a linear layer with Glorot-uniform weights and zero bias (Glorot and Bengio 2010)."""
-    layer = nn.Linear(in_size, out_size, bias=bias)
+    layer = fused.Linear(in_size, out_size, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)

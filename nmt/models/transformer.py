@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nmt.config import families
-from nmt.models import attention, base, dropout, layers
+from nmt.models import attention, base, dropout, fused, layers
 from nmt.models import state as decoder_state
 
 Options = families.TransformerEncoderOptions | families.TransformerDecoderOptions
@@ -94,8 +94,7 @@ class TransformerDecoder(base.Decoder):
         memory = memory.padded_to(decoder_state.padded_length(num_positions))
         sentence = {"source": memory.mask_BS[:, :num_positions]}
         history = {}
-        mask_BS = attention.additive_mask(memory.mask_BS, memory.states_BSM)
-        sentence["mask"] = mask_BS[:, None, None, :]
+        sentence["mask"] = attention.additive_mask(memory.mask_BS, memory.states_BSM)[:, None, None]
         for index, layer in enumerate(self.layers):
             key_BHSE, value_BHSE = layer.cross_attention.keys_values(memory)
             sentence[f"{index}.key"] = key_BHSE.contiguous()
@@ -129,9 +128,8 @@ class TransformerDecoder(base.Decoder):
         weights_BKS = None
         for index, layer in enumerate(self.layers):
             query_BHKE, key_BHKE, value_BHKE = layer.self_attention.project(states_BKD, rotation)
-            for name, entries in (("key", key_BHKE), ("value", value_BHKE)):
-                slots = history[f"{index}.{name}"]
-                history[f"{index}.{name}"] = slots.append(entries, state.num_slots)
+            for name, entries in ((f"{index}.key", key_BHKE), (f"{index}.value", value_BHKE)):
+                history[name] = history[name].append(entries, state.num_slots)
             own = (history[f"{index}.{name}"].padded(num_slots) for name in ("key", "value"))
             cross = (state.sentence[f"{index}.{name}"] for name in ("key", "value"))
             sources = _Sources(
@@ -169,13 +167,10 @@ class _Input(nn.Module):
         self._kind = options.positions
         self._head_size = options.hidden_size // options.num_heads
         self._dropout_rate = options.dropout
-        self.learned = (
-            layers.LearnedPositions(
-                options.max_positions, options.hidden_size, options.hidden_size**-0.5
-            )
-            if options.positions == "learned"
-            else None
-        )
+        self.learned = None
+        if options.positions == "learned":
+            size = options.hidden_size
+            self.learned = layers.LearnedPositions(options.max_positions, size, size**-0.5)
 
     def forward(
         self, embedded_BTD: torch.Tensor, begin: int, *, same_position: bool = False
@@ -191,16 +186,13 @@ class _Input(nn.Module):
         end = begin + (1 if same_position else embedded_BTD.shape[1])
         # Section 3.4 of the paper: embeddings are multiplied by the root of their width.
         states_BTD = embedded_BTD * math.sqrt(size)
-        # Under autocast the residual stream has its dtype: everything that is added to it has it, and
-        # sums of mixed types are slow.
-        if torch.is_autocast_enabled(states_BTD.device.type):
-            states_BTD = states_BTD.to(torch.get_autocast_dtype(states_BTD.device.type))
+        # Under autocast all that is added to the residual stream has its dtype; mixed sums are slow.
+        states_BTD = states_BTD.to(fused.product_dtype(states_BTD))
         rotation = None
         if self.learned is not None:
             # Scaled alike, so that a position weighs as much as a word.
-            states_BTD = states_BTD + (self.learned(begin, end) * math.sqrt(size)).to(
-                states_BTD.dtype
-            )
+            learned_TD = self.learned(begin, end) * math.sqrt(size)
+            states_BTD = states_BTD + learned_TD.to(states_BTD.dtype)
         else:
             positions = torch.arange(begin, end, device=embedded_BTD.device)
             if self._kind == "sinusoidal":
@@ -287,7 +279,7 @@ class _CrossAttention(nn.Module):
 
 
 class _Heads(nn.Module):
-    """Splitting into heads, attention in each, and the projection that joins them."""
+    """Heads taken apart, attention in each, and the projection that joins them."""
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -336,7 +328,7 @@ class _Block(nn.Module):
 
     def after(self, states: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """Returns the states with the sub-layer's result added."""
-        summed = states + dropout.dropout(change, self._dropout_rate, self.training)
+        summed = fused.add_dropped(states, change, self._dropout_rate, self.training)
         normed: torch.Tensor = summed if self._is_pre else self.norm(summed)
         return normed
 
@@ -355,7 +347,12 @@ class _FeedForward(nn.Module):
 
     def forward(self, states_BTD: torch.Tensor) -> torch.Tensor:
         """Returns the states after the block."""
-        inner = self.inner(self.block.before(states_BTD))
+        normed_BTD = self.block.before(states_BTD)
+        rate = self._dropout_rate if self.training else 0.0
+        if self._activation == "relu" and fused.applies_to(normed_BTD, self.inner.weight):
+            changed_BTD = fused.feed_forward(normed_BTD, self.inner, self.outer, rate)
+            return self.block.after(states_BTD, changed_BTD)
+        inner = self.inner(normed_BTD)
         if self._activation == "swiglu":
             gate, value = inner.chunk(2, dim=-1)
             inner = F.silu(gate) * value
