@@ -7,7 +7,8 @@
 Measured are real target tokens per second (EOS counts, padding does not), the padding share, peak
 resident memory, and the share of this machine's own matrix-product rate that useful operations reach
 (scripts/benchmarks/shapes.py has the formula). The peers are Hugging Face transformers' MarianMT in a
-plain loop, with torch's fused attention and without, and JoeyNMT, each in a virtual environment that this script makes under --work.
+plain loop, with torch's fused attention and without, and JoeyNMT, each in a virtual environment that
+this script makes under --work.
 
 Each model is a group. The sides of a group are processes that stay alive and work in turn, a few
 updates at a time, so that a machine that gets slower does so for all. Only one computes at a time.
@@ -113,6 +114,7 @@ class Benchmark:
             "shape": shape,
             "allocator": allocator,
             "waiting_share": max(idle),
+            "processor_share": results.processor_share(rounds, list(said), self._args.threads),
             "rounds": rounds,
             "descriptions": said,
         }
@@ -162,6 +164,7 @@ class Benchmark:
         reference = results.fastest_peer(rounds, peers)
         rows = []
         for name, entry in planned.items():
+            alike = [peer for peer in peers if said[peer]["precision"] == said[name]["precision"]]
             row = results.side_figures(
                 rounds,
                 name,
@@ -170,6 +173,7 @@ class Benchmark:
                     shapes.SHAPES[entry.shape], self.data.sums, self.data.vocab_size
                 ),
                 reference=reference,
+                alike=results.fastest_peer(rounds, alike),
             )
             wanted = None
             if entry.program == "nmt":
@@ -191,7 +195,8 @@ def show(group: dict[str, Any]) -> None:
     print(
         f"\nratios are to {group['fastest_peer']}, round by round; this machine multiplies matrices "
         f"at {rates['fp32']:.0f} GFLOP/s in fp32, {rates['bf16']:.0f} in bf16; waiting sides used "
-        f"at most {group['waiting_share']:.1%} of a core"
+        f"at most {group['waiting_share']:.1%} of a core; the working side had "
+        f"{group['processor_share']:.0%} of its cores or more"
     )
     for problem in group["problems"]:
         print(f"NOT COMPARABLE: {problem}")

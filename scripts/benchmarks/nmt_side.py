@@ -11,8 +11,8 @@ from nmt.config import loading
 from nmt.data import batches, plan, readers
 from nmt.runtime import device as devices
 from nmt.text import tokenizer
-from nmt.training import preparation, update
 from nmt.training import optimizers as nmt_optimizers
+from nmt.training import preparation, update
 
 
 def make_tokenizer(config_path: Path, folder: Path) -> None:

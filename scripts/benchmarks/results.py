@@ -69,6 +69,7 @@ def side_figures(
     *,
     operations: float,
     reference: str | None,
+    alike: str | None,
 ) -> dict[str, Any]:
     """Returns the figures of one side.
 
@@ -77,13 +78,13 @@ def side_figures(
         side: its name.
         said: what it said of itself.
         operations: useful ones by real target token.
-        reference: the side that it is compared with.
+        reference: the fastest peer.
+        alike: the fastest peer that multiplies in the same precision.
     """
     found = [answers[side] for answers in rounds]
     speed = Spread.of(speeds(rounds, side))
     real = said["epoch_tokens"] + said["epoch_src_tokens"]
     gflops = speed.median * operations / 1e9
-    ratio = ratios(rounds, side, reference) if reference else None
     return {
         "side": side,
         "precision": said["precision"],
@@ -93,11 +94,30 @@ def side_figures(
         "peak_bytes": max(answer["peak_bytes"] for answer in found),
         "useful_gflops": gflops,
         "matrix_product_share": gflops / machine_rate(rounds, said["precision"]),
-        "ratio": dataclasses.asdict(ratio) if ratio else None,
-        "reference": reference,
+        "ratio": _ratio(rounds, side, reference),
+        "ratio_alike": _ratio(rounds, side, alike),
         "first_loss": found[0]["loss"],
         "last_loss": found[-1]["loss"],
     }
+
+
+def _ratio(
+    rounds: Sequence[Mapping[str, Any]], side: str, reference: str | None
+) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    return {"to": reference, **dataclasses.asdict(ratios(rounds, side, reference))}
+
+
+def processor_share(
+    rounds: Sequence[Mapping[str, Any]], sides: Sequence[str], threads: int
+) -> float:
+    """Returns the least share of its cores that a side had in a turn.
+
+    With one thread, less than all of it means that other programs were at work, or the system.
+    """
+    turns = [found[side] for found in rounds for side in sides]
+    return min(turn["processor_seconds"] / (turn["seconds"] * threads) for turn in turns)
 
 
 def wanted_ratio(shape: str, precision: str, *, is_against_marian: bool) -> float | None:
@@ -160,7 +180,7 @@ def problems(
 
 HEADINGS = (
     "side", "in", "tokens/s (range)", "padding", "peak GB", "GFLOP/s", "of GEMM",
-    "ratio (range)", "wanted", "parameters", "loss",
+    "ratio (range)", "wanted", "same precision", "parameters", "loss",
 )  # fmt: skip
 
 
@@ -175,7 +195,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    speed, ratio, wanted = row["tokens_per_second"], row["ratio"], row["wanted"]
+    speed, wanted = row["tokens_per_second"], row["wanted"]
     return (
         row["side"],
         row["precision"],
@@ -184,8 +204,15 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['peak_bytes'] / 1e9:.2f}",
         f"{row['useful_gflops']:.1f}",
         f"{row['matrix_product_share']:.0%}",
-        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "-",
+        _spread(row["ratio"]),
         f"{wanted:.2f}" if wanted else "-",
+        _spread(row["ratio_alike"]),
         f"{row['parameters']:,}",
         f"{row['first_loss']:.2f} to {row['last_loss']:.2f}",
     )
+
+
+def _spread(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"

@@ -50,9 +50,10 @@ def main() -> None:
     print(json.dumps(side.describe()), file=answers, flush=True)
     for line in sys.stdin:
         number = json.loads(line)["number"]
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         found = side.turn(number)
         found["seconds"] = time.perf_counter() - began
+        found["processor_seconds"] = time.process_time() - worked
         found["peak_bytes"] = peak_resident_bytes()
         print(json.dumps(found), file=answers, flush=True)
 
