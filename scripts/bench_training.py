@@ -261,10 +261,14 @@ def main() -> int:
         f"{data.vocab_size:,} pieces, batches of {corpus.BATCH_TOKENS:,} target tokens; "
         f"{args.rounds} rounds of {args.updates} updates"
     )
-    groups = []
+    groups: list[dict[str, Any]] = []
     for allocator in ("tuned", "default") if args.allocator == "both" else (args.allocator,):
         for shape in args.models:
-            groups.append(benchmark.group(shape, allocator))
+            try:
+                groups.append(benchmark.group(shape, allocator))
+            except environments.UnavailableError as error:
+                print(f"bench_training: {shape}: {error}", file=sys.stderr)
+                return 1
             show(groups[-1])
     for program, reason in benchmark.unavailable.items():
         print(f"{program}: {reason}")

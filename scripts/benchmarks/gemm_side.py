@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 # Rows, inputs, outputs: what the models here multiply with batches of 4,096 tokens.
 SIZES = ((4096, 128, 256), (4096, 512, 512), (4096, 512, 2048), (4096, 512, 8000))
+SECONDS = 1.0  # of one size at most: bf16 is slow where the processor lacks it
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,12 +30,12 @@ class GemmSide:
 
     @torch.no_grad()
     def turn(self, number: int) -> dict[str, Any]:
-        """Returns the rate of each size in each precision, GFLOP/s: median of that many products."""
+        """Returns the rate of each size in each precision, GFLOP/s: median of so many products."""
         rates: dict[str, dict[str, float]] = {precision: {} for precision in DTYPES}
         for (precision, size), (states, weights) in self._operands.items():
             operations = 2 * states.shape[0] * states.shape[1] * weights.shape[0]
-            times = []
-            for _ in range(number):
+            times: list[float] = []
+            while len(times) < number and sum(times) < SECONDS:
                 began = time.perf_counter()
                 F.linear(states, weights)
                 times.append(time.perf_counter() - began)
