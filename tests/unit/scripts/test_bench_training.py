@@ -3,6 +3,7 @@ import random
 import sys
 from pathlib import Path
 
+import bench_training
 import pytest
 from benchmarks import bucketing, corpus, environments, processes, results, shapes
 
@@ -263,3 +264,22 @@ def test_a_failed_installation_gives_its_reason():
     script = "print('ERROR: no such package'); print('a notice'); raise SystemExit(1)"
     with pytest.raises(environments.UnavailableError, match="^not installable: ERROR: no such"):
         environments._run([sys.executable, "-c", script])
+
+
+def test_models_without_a_peer_are_held_against_marian_of_width_128():
+    for shape in shapes.SHAPES:
+        found = bench_training.entries(shape)
+        assert [entry.precision for entry in found[:2]] == ["auto", "fp32"]
+        (reference,) = [entry for entry in found if entry.name == bench_training.MARIAN]
+        expected = "transformer-128" if shape in results.FAIRSEQ_BEFORE else shape
+        assert (reference.shape, reference.precision, reference.attention) == (
+            expected,
+            "fp32",
+            "sdpa",
+        )
+
+
+def test_a_run_of_no_rounds_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        bench_training.parse(["--rounds", "0"])
+    assert "--rounds: has to be at least 1 (given: 0)" in capsys.readouterr().err
