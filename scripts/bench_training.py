@@ -12,6 +12,7 @@ this script makes under --work.
 
 Each model is a group. The sides of a group are processes that stay alive and work in turn, a few
 updates at a time, so that a machine that gets slower does so for all. Only one computes at a time.
+Where memory is too short for that, a side is started and warmed up for each turn, and ended behind it.
 All sides have the same tokenizer, corpus, batch size, threads and allocator settings. LSTM and
 ConvS2S have no peer that installs beside a current torch: they are held against MarianMT of width
 128, and what is wanted of them is scaled from figures of fairseq (scripts/benchmarks/results.py).
@@ -31,6 +32,9 @@ from benchmarks import corpus, environments, processes, results, shapes
 
 GEMM_PRODUCTS = 8  # of each size a turn
 MARIAN = "MarianMT fp32"
+# What a side holds at its peak, with room to spare; several are alive at once.
+SIDE_BYTES = {"transformer-512": 5e9}
+OTHER_SIDE_BYTES = 3e9
 NO_PEER = ("lstm-512", "convs2s-256")
 
 
@@ -68,6 +72,12 @@ def entries(shape: str) -> list[Entry]:
     ]
 
 
+def is_memory_short(shape: str) -> bool:
+    """Returns whether the sides of a group should rather not be alive at the same time."""
+    wanted = len(entries(shape)) * SIDE_BYTES.get(shape, OTHER_SIDE_BYTES)
+    return processes.available_bytes() < wanted
+
+
 class Benchmark:
     """A whole run: what is shared, and the groups one after the other."""
 
@@ -88,15 +98,17 @@ class Benchmark:
 
     def group(self, shape: str, allocator: str) -> dict[str, Any]:
         """Measures the sides of one model and returns all figures."""
-        sides, planned = [], {}
+        sides: list[processes.Side] = []
+        planned: dict[str, Entry] = {}
         try:
             sides.append(self._start(Entry("gemm", "gemm", "", shape), allocator))
+            restarts = self._args.restart or is_memory_short(shape)
             for entry in entries(shape):
                 if entry.program in self.unavailable:
                     continue
                 print(f"{shape}: starting {entry.name}", file=sys.stderr)
                 try:
-                    sides.append(self._start(entry, allocator))
+                    sides.append(self._start(entry, allocator, restarts=restarts))
                     planned[entry.name] = entry
                 except environments.UnavailableError as error:
                     if entry.program == "nmt":
@@ -113,13 +125,14 @@ class Benchmark:
         return self._figures(shape, rounds, planned, said) | {
             "shape": shape,
             "allocator": allocator,
+            "restarts": restarts,
             "waiting_share": max(idle),
             "processor_share": results.processor_share(rounds, list(said), self._args.threads),
             "rounds": rounds,
             "descriptions": said,
         }
 
-    def _start(self, entry: Entry, allocator: str) -> processes.SideProcess:
+    def _start(self, entry: Entry, allocator: str, *, restarts: bool = False) -> processes.Side:
         job = {
             "program": entry.program,
             "precision": entry.precision,
@@ -134,14 +147,22 @@ class Benchmark:
             "learning_rate": corpus.LEARNING_RATE,
         }
         log = self._work / f"{entry.name.replace(' ', '-')}.log"
-        return processes.SideProcess(entry.name, self._pythons[entry.program], job, log)
+        python = self._pythons[entry.program]
+
+        def start() -> processes.SideProcess:
+            return processes.SideProcess(entry.name, python, job, log)
+
+        return (
+            processes.RestartedSide(entry.name, start, self._args.warmup) if restarts else start()
+        )
 
     def _rounds(
-        self, shape: str, sides: Sequence[processes.SideProcess]
+        self, shape: str, sides: Sequence[processes.Side]
     ) -> tuple[list[dict[str, Any]], list[float]]:
         gemm, *trained = sides
         for side in trained:
-            side.turn(self._args.warmup)
+            if isinstance(side, processes.SideProcess):
+                side.turn(self._args.warmup)
         found, idle = [], []
         for index in range(self._args.rounds):
             print(f"{shape}: round {index + 1} of {self._args.rounds}", file=sys.stderr)
@@ -238,6 +259,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("tuned", "default", "both"),
         default="tuned",
         help="memory allocator of all sides: as nmt sets it, as it comes, or one after the other",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="start each side anew for each turn (done anyway where memory is short)",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder to work in")
     parser.add_argument("--json", type=Path, help="file for all figures")

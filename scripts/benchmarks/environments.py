@@ -46,4 +46,4 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line] or lines or ["no output"]
-        raise UnavailableError(f"not installable: {errors[-1].strip()}")
+        raise UnavailableError(f"not installable: {errors[0].strip()}")

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,59 @@ class SideProcess:
         return answer
 
 
+class RestartedSide:
+    """A side that is started for each turn and ended behind it, where memory is short.
+
+    Attributes:
+        name: of the side.
+        description: what it said about itself.
+    """
+
+    def __init__(self, name: str, start: Callable[[], SideProcess], warmup: int) -> None:
+        """Starts it once, to hear what it is.
+
+        Args:
+            name: of the side.
+            start: starts its process.
+            warmup: updates before each turn.
+        """
+        self.name = name
+        self._start = start
+        self._warmup = warmup
+        side = start()
+        self.description = side.description
+        side.close()
+
+    def turn(self, number: int) -> dict[str, Any]:
+        """Returns what so many updates took; `first_loss` is that of the warm-up before them."""
+        side = self._start()
+        try:
+            first_loss = side.turn(self._warmup)["loss"]
+            return side.turn(number) | {"first_loss": first_loss}
+        finally:
+            side.close()
+
+    def cpu_seconds(self) -> float:
+        """Returns nothing: between turns there is no process."""
+        return 0.0
+
+    def close(self) -> None:
+        """Has nothing to end."""
+
+
+Side = SideProcess | RestartedSide
+
+
+def available_bytes() -> float:
+    """Returns the memory that is free for programs (no limit where /proc is not there)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    line = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+
+
 def environment(threads: int, allocator: str) -> dict[str, str]:
     """Returns the environment variables of every side.
 
@@ -109,7 +162,7 @@ def environment(threads: int, allocator: str) -> dict[str, str]:
     return kept
 
 
-def in_turn(sides: Sequence[SideProcess], number: int) -> tuple[dict[str, dict[str, Any]], float]:
+def in_turn(sides: Sequence[Side], number: int) -> tuple[dict[str, dict[str, Any]], float]:
     """Lets each side work once, one after the other.
 
     Returns:

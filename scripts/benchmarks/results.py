@@ -96,7 +96,7 @@ def side_figures(
         "matrix_product_share": gflops / machine_rate(rounds, said["precision"]),
         "ratio": _ratio(rounds, side, reference),
         "ratio_alike": _ratio(rounds, side, alike),
-        "first_loss": found[0]["loss"],
+        "first_loss": found[0].get("first_loss", found[0]["loss"]),
         "last_loss": found[-1]["loss"],
     }
 

@@ -283,3 +283,40 @@ def test_a_run_of_no_rounds_is_refused(capsys):
     with pytest.raises(SystemExit):
         bench_training.parse(["--rounds", "0"])
     assert "--rounds: has to be at least 1 (given: 0)" in capsys.readouterr().err
+
+
+class FakeSide:
+    """Loses one a turn, and counts how many are alive."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        FakeSide.alive += 1
+        self.description = {"parameters": 1}
+        self._loss = 9.0
+
+    def turn(self, number: int) -> dict:
+        self._loss -= number
+        return {"loss": self._loss}
+
+    def close(self) -> None:
+        FakeSide.alive -= 1
+
+
+def test_a_restarted_side_is_warmed_up_each_time_and_leaves_nothing_alive():
+    side = processes.RestartedSide("a", FakeSide, warmup=2)
+    assert side.description == {"parameters": 1}
+    for _ in range(2):
+        assert FakeSide.alive == 0
+        assert side.turn(3) == {"loss": 4.0, "first_loss": 7.0}
+    assert FakeSide.alive == 0
+
+
+def test_sides_that_do_not_fit_into_memory_are_not_alive_together(monkeypatch):
+    monkeypatch.setattr(processes, "available_bytes", lambda: 25e9)
+    assert bench_training.is_memory_short("transformer-512")
+    assert not bench_training.is_memory_short("transformer-128")
+
+
+def test_available_memory_is_told_in_bytes():
+    assert processes.available_bytes() > 1e7
