@@ -90,7 +90,6 @@ class TransformerDecoder(base.Decoder):
     def start(self, memory: base.Memory) -> decoder_state.DecoderState:
         """Computes the keys and values of the memory once; see `base.Decoder.start`."""
         num_sentences, num_positions, _ = memory.states_BSM.shape
-        # The softmax likes lengths in whole blocks here, too.
         memory = memory.padded_to(decoder_state.padded_length(num_positions))
         sentence = {"source": memory.mask_BS[:, :num_positions]}
         history = {}
@@ -354,8 +353,8 @@ class _FeedForward(nn.Module):
             return self.block.after(states_BTD, changed_BTD)
         inner = self.inner(normed_BTD)
         if self._activation == "swiglu":
-            gate, value = inner.chunk(2, dim=-1)
-            inner = F.silu(gate) * value
+            gate, inner = inner.chunk(2, dim=-1)
+            inner = F.silu(gate) * inner
         else:
             inner = F.relu(inner) if self._activation == "relu" else F.gelu(inner)
         inner = dropout.dropout(inner, self._dropout_rate, self.training)

@@ -78,6 +78,60 @@ def test_dropout_falls_on_the_weights_and_the_weights_handed_out_are_whole(heads
     assert not torch.allclose(dropped, whole)
 
 
+@pytest.mark.parametrize("num_keys", [5, 16, 19])
+def test_in_training_values_and_gradients_are_those_of_the_formula(normal, num_keys):
+    """With fewer keys than a vector register holds, as many, and more."""
+    lengths = torch.tensor([num_keys, num_keys - 3])
+    real = torch.arange(num_keys) < lengths.unsqueeze(1)
+    shapes = [(2, 3, 4, 6), (2, 3, num_keys, 6), (2, 3, num_keys, 6)]
+    leaves = [normal(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
+    mask = attention.additive_mask(real, leaves[0])[:, None, None, :]
+    found, weights = attention.attend(*leaves, mask, scale=0.3)
+    assert weights is None
+    expected = attention.attention_weights(*leaves[:2], mask, scale=0.3) @ leaves[2]
+    torch.testing.assert_close(found, expected)
+    upstream = normal(*found.shape, seed=9)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, upstream),
+        torch.autograd.grad(expected, leaves, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_in_training_the_causal_mask_holds(normal):
+    query, key, value = (normal(2, 3, 5, 4, seed=seed).requires_grad_() for seed in range(3))
+    states, _ = attention.attend(query, key, value, attention.causal_mask(5, query), scale=0.5)
+    own = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.5)
+    torch.testing.assert_close(states, own)
+    (grad,) = torch.autograd.grad(states[:, :, 2].sum(), [value])
+    assert grad[:, :, 3:].abs().max() == 0 < grad[:, :, 2].abs().min()
+
+
+def test_in_training_dropout_falls_on_the_weights_in_both_directions(heads):
+    leaves = [tensor.requires_grad_() for tensor in heads]
+    mask = attention.additive_mask(MASK, leaves[0])[:, None, None, :]
+
+    def attended(*tensors: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return attention.attend(*tensors, mask, scale=0.3, dropout_rate=0.4)[0]
+
+    assert torch.autograd.gradcheck(attended, leaves)
+    whole, _ = attention.attend(*leaves, mask, scale=0.3)
+    assert not torch.allclose(attended(*leaves), whole)
+
+
+def test_in_bf16_the_softmax_is_computed_in_float32(normal):
+    """Sums of bf16 numbers would be off by more than the rounding of inputs and result."""
+    leaves = [normal(1, 1, 64, 8, seed=seed).requires_grad_() for seed in range(3)]
+    mask = torch.zeros(1, 1, 1, 64, dtype=torch.float64)
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in leaves]
+    found, _ = attention.attend(*rounded, mask.bfloat16(), scale=0.3)
+    assert found.dtype == torch.bfloat16
+    expected, _ = attention.attend(*leaves, mask, scale=0.3)
+    torch.testing.assert_close(found.double(), expected, rtol=0.0, atol=0.02)
+
+
 def test_other_devices_take_the_fused_kernel_which_keeps_no_weights(monkeypatch):
     """On the meta device, which computes nothing, but says what would be computed."""
     seen = {}

@@ -89,3 +89,20 @@ def test_other_devices_use_their_own(monkeypatch):
 
 def test_any_rate_below_one_can_be_dropped():
     dropout.dropout(torch.ones(8), 0.999993, training=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dropping_in_place_leaves_the_others_as_they_are(dtype):
+    torch.manual_seed(7)
+    before = torch.randn(1000, 4).to(dtype)
+    states = before.clone()
+    dropout.drop_(states, 0.3)
+    dropped = states == 0
+    assert torch.equal(states[~dropped], before[~dropped])
+    assert abs(float(dropped.double().mean()) - 0.3) < 5 * math.sqrt(0.21 / 4000)
+
+
+def test_factors_are_rounded_to_the_dtype_of_the_states():
+    factors = dropout.random_factors(torch.ones(1000, dtype=torch.bfloat16), 0.3)
+    expected = float(torch.tensor(1 / 0.7).bfloat16())
+    assert set(factors.tolist()) == {0.0, expected}
