@@ -78,7 +78,7 @@ def add_dropped(
     """Returns states + dropout(change), of the same shape; arguments as for `dropout.dropout`."""
     if not training or dropout.is_negligible(rate):
         return states + change
-    if change.device.type != "cpu" or states.dtype != change.dtype:
+    if change.device.type != "cpu":
         return states + dropout.dropout(change, rate, training)
     total: torch.Tensor = _AddDropped.apply(states, change, rate)  # type: ignore[no-untyped-call]
     return total
