@@ -104,7 +104,7 @@ class Survey:
         section = Section("pairs")
         watched: set[int] = set()
         others = []
-        for name in self._held_out.keys() & self._num_lines.keys():
+        for name in [name for name in self._held_out if name in self._num_lines]:
             one_in = _parts(self._num_lines[name], survey_pairs.MAX_COMPARED)
             stride = _parts(self._num_lines[name], MAX_HELD_OUT)
             entry = self._held_out[name]
@@ -174,7 +174,8 @@ class Survey:
             name: survey_tokens.survey_tokens(
                 self._kept(name), tokenizers[0], tokenizers[1], limits, ids
             )
-            for name in self._pairs
+            for name in self._train | self._held_out
+            if name in self._pairs
         }
         self._show_tokens(surveys, limits, section, "tokens" if origin else "words")
         yield section
