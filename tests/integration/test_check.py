@@ -212,7 +212,7 @@ def test_pairs_of_an_earlier_corpus_are_found(clean, nmt):
 
 
 def test_large_corpus_is_sampled_by_source_and_overlap_stays_exact(clean, nmt, monkeypatch):
-    monkeypatch.setattr(survey_pairs, "MAX_COMPARED", 40)
+    monkeypatch.setattr(survey_pairs, "MAX_COMPARED", 35)  # one in 7, which does not divide 120
     clean()
     for number in range(1, 21):
         copy_line("test", "train", begin=number, end=5 * number, sides=BOTH)
