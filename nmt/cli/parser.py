@@ -80,6 +80,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     makers: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         "init": ("write a configuration to start from", _add_init),
+        "check": ("find what is wrong with a configuration and its data", _add_check),
         "train": ("train what a configuration describes, or resume it", _add_train),
         "translate": ("translate lines", _add_translate),
         "evaluate": ("score translations against references", _add_evaluate),
@@ -120,7 +121,7 @@ def _add_init(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--force", action="store_true", help="overwrite existing files")
 
 
-def _add_train(verb: argparse.ArgumentParser) -> None:
+def _add_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("config", metavar="CONFIG", help="the configuration, a YAML file")
     verb.add_argument(
         "--set",
@@ -128,6 +129,19 @@ def _add_train(verb: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key, such as training.max_updates=100; repeatable",
     )
+
+
+def _add_check(verb: argparse.ArgumentParser) -> None:
+    _add_config(verb)
+    verb.add_argument(
+        "--no-probe", action="store_true", help="try no updates: no figures of time and memory"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    _add_machine(verb, "training.precision")
+
+
+def _add_train(verb: argparse.ArgumentParser) -> None:
+    _add_config(verb)
     verb.add_argument(
         "--fresh", action="store_true", help="start anew; an existing run is moved aside"
     )

@@ -3,8 +3,11 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import platform
+import re
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
@@ -136,6 +139,54 @@ def set_up(device: torch.device, threads: int | None) -> None:
         torch.use_deterministic_algorithms(True, warn_only=False)
         # What this would fill is written before it is read; filling costs a pass over memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begins anew to watch for the peak that `peak_memory` returns, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Returns the most memory in bytes that was in use, or None where that is not known.
+
+    On CUDA that of the device's tensors; elsewhere the resident memory of this process (Linux).
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Returns the memory in bytes that there is, or None where that is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether torch, on any device, or Python had no memory left."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)
+
+
+def wait(device: torch.device) -> None:
+    """Waits until the device has computed all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seed_everything(seed: int) -> None:

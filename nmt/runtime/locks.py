@@ -12,6 +12,30 @@ from nmt import errors
 NAME = ".lock"
 
 
+def holder(folder: Path) -> str | None:
+    """Returns which process trains into a folder, in its own words, or None.
+
+    Writes nothing. A folder without a lock file, and one that cannot be asked, has none.
+
+    Args:
+        folder: the run folder, which need not exist.
+    """
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # Shared, so that two who only ask do not take each other for a training process.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 200).decode("utf-8", errors="replace").strip() or "unknown"
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 class RunLock:
     """Holds a folder for as long as the context, or the process, lives.
 

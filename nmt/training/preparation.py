@@ -107,7 +107,7 @@ def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic)
         [(readers.describe(entry), readers.read_pairs(entry)) for entry in config.data.train],
         src_tokenizer,
         tgt_tokenizer,
-        _pair_filter(config, model),
+        pair_filter(config, model),
     )
     model.to(arithmetic.device, arithmetic.weights_dtype).train()
     weights = [entry.weight for entry in config.data.train if entry.weight is not None]
@@ -125,7 +125,7 @@ def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic)
     return Parts(model, loader, src_tokenizer, tgt_tokenizer, data.fingerprint)
 
 
-def _pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:
+def pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:
     """Returns the filter, which also drops what no batch or no learned position could hold."""
     longest = config.data.max_length
     return filters.PairFilter(

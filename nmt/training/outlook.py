@@ -1,0 +1,140 @@
+"""What `nmt train` would do with its run folder, and whether the disk has room for it."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from nmt import errors
+from nmt.checkpoint import folder, resume
+from nmt.config import loading, schema
+from nmt.data import findings
+from nmt.runtime import locks
+from nmt.training import progress
+
+# Weights, and the two moments of Adam, in the arithmetic of the weights.
+TENSORS_OF_STATE = 3
+
+# Beside those that are kept: the best one, and the one that is being written.
+EXTRA_STATES = 2
+
+# model.safetensors, and the new one while it replaces it.
+MODEL_COPIES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOutlook:
+    """What a run folder means for the next `nmt train`.
+
+    Attributes:
+        action: `start`, `resume`, `finished`, or `refused`.
+        update: updates that are done.
+        found: what stands in the way.
+    """
+
+    action: str
+    update: int
+    found: list[findings.Finding]
+
+
+def look_at_run(config: schema.Config) -> RunOutlook:
+    """Finds out what `nmt train` would do; writes nothing.
+
+    Args:
+        config: the whole configuration.
+    """
+    run_dir = Path(config.run_dir)
+    found = _access_findings(run_dir)
+    if found:
+        return RunOutlook("refused", 0, found)
+    if (holder := locks.holder(run_dir)) is not None:
+        advice = "One process at a time trains there: wait for it, or take another run_dir."
+        what = f"another process trains there ({holder})"
+        found.append(findings.Finding("warning", config.run_dir, what, advice))
+    try:
+        stored = resume.latest(run_dir)
+        if stored is None:
+            return RunOutlook(*_without_state(config, found))
+        old = loading.parse(stored.values["config"], f"{config.run_dir} (the run so far)")
+    except errors.NMTError as error:
+        return RunOutlook("refused", 0, [*found, findings.of_error(config.run_dir, error)])
+    if changed := loading.frozen_keys(old, config):
+        what = f"the run was started with another value of {', '.join(changed)}"
+        advice = "Set them back, take another run_dir, or start anew with `nmt train --fresh`."
+        found.append(findings.Finding("error", config.run_dir, what, advice, exit_code=2))
+        return RunOutlook("refused", stored.update, found)
+    state = progress.Progress.from_json(stored.values["progress"])
+    is_over = state.finished and progress.reached_limit(state, config.training) is not None
+    return RunOutlook("finished" if is_over else "resume", stored.update, found)
+
+
+def _without_state(
+    config: schema.Config, found: list[findings.Finding]
+) -> tuple[str, int, list[findings.Finding]]:
+    if not (Path(config.run_dir) / folder.WEIGHTS).exists():
+        return "start", 0, found
+    what = "holds a model, but no checkpoint to resume from"
+    advice = "Take another run_dir, or start anew with `nmt train --fresh`, which moves it aside."
+    return "refused", 0, [*found, findings.Finding("error", config.run_dir, what, advice)]
+
+
+def _access_findings(run_dir: Path) -> list[findings.Finding]:
+    place = _nearest(run_dir)
+    if not place.is_dir():
+        what, advice = (
+            f"there is a file where a folder is wanted ({place})",
+            "Take another run_dir.",
+        )
+    elif not os.access(place, os.W_OK | os.X_OK):
+        what, advice = f"cannot be written to ({place})", "Check the permissions of the folder."
+    else:
+        return []
+    return [findings.Finding("error", str(run_dir), what, advice)]
+
+
+def _nearest(run_dir: Path) -> Path:
+    """Returns the folder, or the nearest one above it that there is."""
+    path = run_dir.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+@dataclasses.dataclass(frozen=True)
+class Disk:
+    """Room for a run.
+
+    Attributes:
+        needed: bytes that the run's checkpoints and models take at most.
+        held: bytes that they take already.
+        free: bytes that are free.
+    """
+
+    needed: int
+    held: int
+    free: int
+
+    def faults(self, place: str) -> list[findings.Finding]:
+        """Returns an error where the rest does not fit."""
+        if self.needed - self.held <= self.free:
+            return []
+        what = (
+            f"checkpoints and model take about {self.needed / 2**30:.1f} GiB, "
+            f"{self.free / 2**30:.1f} GiB are free"
+        )
+        advice = "Free space, lower training.keep_checkpoints, or take a run_dir on another disk."
+        return [findings.Finding("error", place, what, advice)]
+
+
+def disk_of(config: schema.Config, num_parameters: int) -> Disk:
+    """Returns what a run takes of the disk at most, logs left out, and what is free.
+
+    Args:
+        config: the whole configuration.
+        num_parameters: of the model.
+    """
+    run_dir, training = Path(config.run_dir), config.training
+    weights = num_parameters * (8 if training.precision == "fp64" else 4)
+    states = (training.keep_checkpoints + EXTRA_STATES) * TENSORS_OF_STATE
+    snapshots = training.average_checkpoints if training.average_checkpoints > 1 else 0
+    needed = weights * (states + snapshots + MODEL_COPIES)
+    held = sum(path.stat().st_size for path in run_dir.rglob("*.safetensors"))
+    return Disk(needed, held, shutil.disk_usage(_nearest(run_dir)).free)
