@@ -126,8 +126,14 @@ def test_invalid_utf8_is_one_warning_for_each_file(
     assert pairs == [("a\ufffd", "c"), ("b", "d"), ("\ufffd\ufffd", "\ufffd")]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
-    assert f"{entry.src}: lines that were not valid UTF-8, whose bad bytes were replaced: 2" in messages[0]
-    assert f"{entry.tgt}: lines that were not valid UTF-8, whose bad bytes were replaced: 1" in messages[1]
+    assert (
+        f"{entry.src}: lines that were not valid UTF-8, whose bad bytes were replaced: 2"
+        in messages[0]
+    )
+    assert (
+        f"{entry.tgt}: lines that were not valid UTF-8, whose bad bytes were replaced: 1"
+        in messages[1]
+    )
 
 
 def test_one_file_on_both_sides_is_read_twice(tmp_path: Path) -> None:
