@@ -173,6 +173,9 @@ class _TransformerOptions(FamilyOptions):
     attention_dropout: float = knobs.knob(
         0.0, "dropout of attention weights", unit="rate", ge=0, lt=1, why="costs time, gains little"
     )
+    activation_dropout: float | None = knobs.knob(
+        None, "dropout inside feed-forward blocks; null = that of dropout", unit="rate", ge=0, lt=1
+    )
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "_TransformerOptions":

@@ -342,16 +342,17 @@ class _FeedForward(nn.Module):
         self.block = _Block(options)
         self.inner = layers.linear(options.hidden_size, gates * options.feedforward_size)
         self.outer = layers.linear(options.feedforward_size, options.hidden_size)
-        self._dropout_rate = options.dropout
+        inner_rate = options.activation_dropout
+        self._dropout_rate = options.dropout if inner_rate is None else inner_rate
 
     def forward(self, states_BTD: torch.Tensor) -> torch.Tensor:
         """Returns the states after the block."""
-        normed_BTD = self.block.before(states_BTD)
-        rate = self._dropout_rate if self.training else 0.0
-        if self._activation == "relu" and fused.applies_to(normed_BTD, self.inner.weight):
-            changed_BTD = fused.feed_forward(normed_BTD, self.inner, self.outer, rate)
-            return self.block.after(states_BTD, changed_BTD)
-        inner = self.inner(normed_BTD)
+        inputs_BTD = self.block.before(states_BTD)
+        if self._activation == "relu" and fused.applies_to(inputs_BTD, self.inner.weight):
+            rate = self._dropout_rate if self.training else 0.0
+            change_BTD = fused.feed_forward(inputs_BTD, self.inner, self.outer, rate)
+            return self.block.after(states_BTD, change_BTD)
+        inner = self.inner(inputs_BTD)
         if self._activation == "swiglu":
             gate, inner = inner.chunk(2, dim=-1)
             inner = F.silu(gate) * inner
@@ -395,6 +396,5 @@ class _DecoderLayer(nn.Module):
 
 def _final_norm(options: Options) -> nn.Module:
     """Returns the normalisation that pre-norm needs once more at the end."""
-    if options.norm_position == "pre":
-        return layers.norm(options.norm, options.hidden_size)
-    return nn.Identity()
+    is_pre = options.norm_position == "pre"
+    return layers.norm(options.norm, options.hidden_size) if is_pre else nn.Identity()

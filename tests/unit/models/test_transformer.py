@@ -338,6 +338,23 @@ def test_dropout_falls_on_inputs_blocks_and_attention_in_training_only(
     ]
 
 
+def test_dropout_inside_feed_forward_blocks_may_have_a_rate_of_its_own(
+    randomized, normal, monkeypatch
+):
+    rates = []
+    monkeypatch.setattr(
+        transformer.dropout, "dropout", lambda states, rate, training: rates.append(rate) or states
+    )
+    monkeypatch.setattr(
+        transformer.fused, "add_dropped", lambda states, change, rate, training: states + change
+    )
+    for options, inner in (({}, 0.1), ({"activation_dropout": 0.0}, 0.0)):
+        rates.clear()
+        encoder = _encoder(randomized, dropout=0.1, **options)
+        encoder.train().encode(normal(3, 5, SIZE), torch.ones(3, 5).bool())
+        assert rates == [0.1, inner]
+
+
 @pytest.mark.parametrize(
     ("options", "key"),
     [
