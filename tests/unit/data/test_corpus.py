@@ -331,7 +331,9 @@ def test_a_corpus_grows_under_its_reader(make_work: MakeWork, small_blocks: None
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0])
     data = corpus.MappedCorpus(work, "", None)
+    assert data.src.begins.numel() == 2
     copy = pickle.loads(pickle.dumps(data))
+    assert not copy._sides, "a copy maps the files again, and carries none of them"
     for grown in (data, copy):
         journal.write_bytes(lines[0])
         assert (len(grown), grown.is_complete, grown.wait(1)) == (1, False, 1)
