@@ -241,16 +241,16 @@ class _Job:
             self._metrics.cut_back(stored.values["metrics_bytes"])
             folder.verify_tokenizer(self._run_dir)
         folder.record_last_run(self._run_dir)
-        parts = preparation.prepare(self._config, tokenizer_dir, self._arithmetic)
+        parts = preparation.prepare(
+            self._config,
+            tokenizer_dir,
+            self._arithmetic,
+            fingerprint=stored.values["fingerprint"] if stored is not None else None,
+        )
         self._fingerprint = parts.fingerprint
-        if stored is not None and stored.values["fingerprint"] != parts.fingerprint:
-            raise errors.TrainingError(
-                f"{self._run_dir}: the training corpora are not those that the run was started "
-                "with. Put the files back to resume it, or start anew with --fresh."
-            )
         total, done = self._config.training.max_updates, stored.update if stored else 0
         reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
-        with contextlib.closing(reporter):
+        with contextlib.closing(reporter), contextlib.closing(parts):
             trainer = self._trainer(parts, stored, reporter)
             logger.info(
                 "training on %s in %s, %d threads",

@@ -17,3 +17,9 @@ def knob(default: Any, text: str, *, unit: str = "", why: str = "", **limits: An
     """
     extra: dict[str, Any] = {"unit": unit, "why": why}
     return pydantic.Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+class Section(pydantic.BaseModel):
+    """A block of settings: frozen, unknown keys forbidden."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -19,6 +19,8 @@ FREE_KEYS = frozenset(
         "run_dir",
         "device",
         "threads",
+        "data.cache_dir",
+        "data.num_workers",
         "training.max_updates",
         "training.max_epochs",
         "training.max_minutes",

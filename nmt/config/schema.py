@@ -1,164 +1,22 @@
 """The schema of a configuration: every key, its default, unit and reason.
 
-There is one default per knob, and it stands here (for the options of the model families: in
-`families.py`). `docs/config.md` is generated from these declarations.
+There is one default per knob, and it stands here (for data and tokenizer: in `corpora.py`; for the
+options of the model families: in `families.py`). `docs/config.md` is generated from these declarations.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 
-from nmt.config import families, knobs
+from nmt.config import corpora, families, knobs
 
-Normalization = Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 
-
-class Section(pydantic.BaseModel):
-    """A block of settings: frozen, unknown keys forbidden."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Corpus(Section):
-    """Where sentence pairs are read from: two parallel files, one TSV or one JSONL."""
-
-    src: str | None = knobs.knob(None, "file of source lines (.gz, .xz and .zst are read too)")
-    tgt: str | None = knobs.knob(None, "file of target lines, parallel to src")
-    tsv: str | None = knobs.knob(None, "file with source, tab, target on each line")
-    jsonl: str | None = knobs.knob(None, 'file with an object {"src": ..., "tgt": ...} per line')
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "Corpus":
-        parallel = (self.src is not None) + (self.tgt is not None)
-        single = (self.tsv is not None) + (self.jsonl is not None)
-        if (parallel, single) not in {(2, 0), (0, 1)}:
-            given = ", ".join(sorted(self.model_fields_set & {"src", "tgt", "tsv", "jsonl"}))
-            raise ValueError(
-                f"wants src and tgt together, or tsv, or jsonl (given: {given or 'none of them'})"
-            )
-        return self
-
-
-class TrainCorpus(Corpus):
-    """A training corpus: a corpus with a share in sampling."""
-
-    weight: float | None = knobs.knob(
-        None,
-        "share in sampling; without weights every pair comes once an epoch",
-        gt=0,
-    )
-
-
-class DataConfig(Section):
-    """The parallel text of a run."""
-
-    src_lang: str = knobs.knob(..., "source language, for names and messages", min_length=1)
-    tgt_lang: str = knobs.knob(..., "target language, for names and messages", min_length=1)
-    train: Annotated[tuple[TrainCorpus, ...], pydantic.Field(min_length=1)] = knobs.knob(
-        ..., "training corpora, a list"
-    )
-    valid: Corpus = knobs.knob(..., "validation corpus: chooses the best weights")
-    test: Corpus | None = knobs.knob(None, "test corpus: what `nmt evaluate` uses by default")
-    max_length: int = knobs.knob(
-        256,
-        "training pairs with a longer side are dropped; EOS counts",
-        unit="tokens",
-        ge=2,
-        why="longer sentences are rare and mostly noise",
-    )
-    max_length_ratio: float = knobs.knob(
-        9.0,
-        "training pairs with one side that many times longer are dropped",
-        unit="ratio",
-        ge=1,
-        why="as in the Moses corpus cleaner",
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        weighted = [entry.weight is not None for entry in self.train]
-        if any(weighted) and not all(weighted):
-            raise ValueError("train: give every corpus a weight, or none")
-        return self
-
-
-class TokenizerConfig(Section):
-    """How text becomes pieces (SentencePiece: Kudo and Richardson 2018)."""
-
-    type: Literal["bpe", "unigram", "char", "word"] = knobs.knob(
-        "bpe", "kind of pieces", why="BPE is the most reproduced one"
-    )
-    vocab_size: int = knobs.knob(
-        8000,
-        "pieces of a vocabulary; for char and word the upper limit",
-        unit="pieces",
-        ge=8,
-        why="right for about a hundred thousand pairs; less for less",
-    )
-    tgt_vocab_size: int | None = knobs.knob(
-        None, "pieces of a separate target vocabulary; null = vocab_size", unit="pieces", ge=8
-    )
-    shared: bool = knobs.knob(
-        True, "one vocabulary for both sides", why="names and numbers are copied more easily"
-    )
-    model: str | None = knobs.knob(None, "ready SentencePiece model for both sides, not trained")
-    src_model: str | None = knobs.knob(None, "ready SentencePiece model of the source side")
-    tgt_model: str | None = knobs.knob(None, "ready SentencePiece model of the target side")
-    lowercase: bool = knobs.knob(False, "lower-case both sides before anything else")
-    normalization: Normalization = knobs.knob(
-        "nmt_nfkc",
-        "Unicode normalisation rule; identity changes nothing",
-        why="SentencePiece's own default",
-    )
-    byte_fallback: bool = knobs.knob(
-        True, "spell unknown characters in bytes", why="no character is ever lost"
-    )
-    character_coverage: float = knobs.knob(
-        1.0,
-        "share of characters that get pieces of their own",
-        unit="rate",
-        gt=0,
-        le=1,
-        why="take 0.9995 for Chinese or Japanese",
-    )
-    user_defined_symbols: tuple[str, ...] = knobs.knob((), "strings that are never cut")
-    split_digits: bool = knobs.knob(
-        False, "every digit is a piece of its own", why="pays where numbers matter"
-    )
-    max_sentences: int = knobs.knob(
-        1_000_000, "lines that the tokenizer is trained on at most, sampled", unit="lines", ge=1
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "TokenizerConfig":
-        if (self.src_model is None) != (self.tgt_model is None):
-            raise ValueError("src_model and tgt_model: give both, or model for one shared model")
-        if self.model is not None and self.src_model is not None:
-            raise ValueError("model: is the shared model; give it, or src_model and tgt_model")
-        return self
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether ready SentencePiece models are taken instead of training any."""
-        return self.model is not None or self.src_model is not None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether source and target have one vocabulary."""
-        return self.model is not None or (self.src_model is None and self.shared)
-
-    def inapplicable(self) -> dict[str, str]:
-        """Returns the settings that the others make meaningless: name to reason."""
-        found: dict[str, str] = {}
-        if self.is_ready:
-            trained = set(TokenizerConfig.model_fields) - {"model", "src_model", "tgt_model"}
-            found = dict.fromkeys(trained - {"lowercase"}, "a ready SentencePiece model is taken")
-        elif self.shared:
-            found["tgt_vocab_size"] = "the vocabulary is shared"
-        if self.type in {"char", "word"}:
-            found["split_digits"] = f"type {self.type} has no pieces that it could split"
-        return found
+Section = knobs.Section
+Corpus = corpora.Corpus
+TrainCorpus = corpora.TrainCorpus
+DataConfig = corpora.DataConfig
+TokenizerConfig = corpora.TokenizerConfig
 
 
 class ModelConfig(Section):

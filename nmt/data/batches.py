@@ -1,11 +1,12 @@
 """From indices of pairs to padded tensors, in pieces that fit the device, on the device."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import torch
 
-from nmt.data import corpus, plan
+from nmt.data import corpus, plan, sampling, workers
 from nmt.runtime import device as devices
 from nmt.text import vocab
 
@@ -31,14 +32,15 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The pairs of one update.
+    """The pairs of one update, over all ranks.
 
     Attributes:
-        pieces: together the whole batch, each small enough for the device.
-        num_tokens: real target tokens, EOS included.
-        num_src_tokens: real source tokens, EOS included.
-        num_padded: target positions, padding included.
-        num_pairs: sentence pairs.
+        pieces: together the share of this rank, each small enough for the device; of one rank the
+            whole batch. A batch with fewer pairs than ranks leaves some without any.
+        num_tokens: real target tokens of all ranks, EOS included.
+        num_src_tokens: real source tokens of all ranks, EOS included.
+        num_padded: target positions of all ranks, padding included.
+        num_pairs: sentence pairs of all ranks.
         behind: the position of the run after this batch.
     """
 
@@ -67,10 +69,11 @@ class Collator:
 
     def __init__(
         self,
-        data: corpus.Corpus,
+        data: corpus.Data,
         src_vocab: vocab.Vocab,
         tgt_vocab: vocab.Vocab,
         max_device_tokens: int | None,
+        sampler: sampling.Sampler | None = None,
     ) -> None:
         """Takes the corpus and the special ids.
 
@@ -79,43 +82,68 @@ class Collator:
             src_vocab: special ids of the source side.
             tgt_vocab: special ids of the target side.
             max_device_tokens: positions of a piece at most, on either side, padding included.
+            sampler: draws other pieces for each batch, or None.
         """
         self._data = data
         self._src_vocab = src_vocab
         self._tgt_vocab = tgt_vocab
         self._max_device_tokens = max_device_tokens
-        self._src_lengths = data.src.lengths
-        self._tgt_lengths = data.tgt.lengths
+        self._sampler = sampler
 
-    def collate(self, indices: torch.Tensor, behind: plan.Position) -> Batch:
-        """Returns the batch of these pairs, in host memory."""
-        pieces = tuple(self._piece(part) for part in self._cut(indices))
+    def collate(
+        self, indices: torch.Tensor, behind: plan.Position, *, rank: int = 0, num_ranks: int = 1
+    ) -> Batch:
+        """Returns the batch of these pairs, in host memory.
+
+        Args:
+            indices: int64, the pairs of the whole batch.
+            behind: the position of the run after it.
+            rank: whose share is returned: every `num_ranks`-th pair from this one on.
+            num_ranks: how many share the batch.
+        """
+        # In another process than the planner's, pairs may be there that have not been looked for.
+        self._data.wait(int(indices.max()) + 1)
+        src, tgt, rows = self._data.src, self._data.tgt, indices
+        if self._sampler is not None:
+            src = self._sampler.draw(src, "src", indices, behind)
+            tgt = self._sampler.draw(tgt, "tgt", indices, behind)
+            rows = torch.arange(indices.numel())
+        src_lengths, tgt_lengths = src.lengths_of(rows), tgt.lengths_of(rows)
+        longest = torch.maximum(src_lengths, tgt_lengths)
+        shares = [
+            [part * num_ranks + number for part in self._cut(longest[number::num_ranks])]
+            for number in range(num_ranks)
+        ]
         return Batch(
-            pieces=pieces,
-            num_tokens=int(self._tgt_lengths[indices].sum()),
-            num_src_tokens=int(self._src_lengths[indices].sum()),
-            num_padded=sum(piece.tgt_in_BT.numel() for piece in pieces),
+            pieces=tuple(self._piece(src, tgt, rows[part]) for part in shares[rank]),
+            num_tokens=int(tgt_lengths.sum()),
+            num_src_tokens=int(src_lengths.sum()),
+            num_padded=sum(
+                part.numel() * int(tgt_lengths[part].max()) for share in shares for part in share
+            ),
             num_pairs=indices.numel(),
             behind=behind,
         )
 
-    def _cut(self, indices: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Cuts a batch so that no piece has more positions than the device takes (one pair at least)."""
-        if self._max_device_tokens is None:
-            yield indices
-            return
-        longest = torch.maximum(self._src_lengths, self._tgt_lengths)[indices].tolist()
-        begin, width = 0, 0
-        for end, length in enumerate(longest):
-            width = max(width, length)
-            if end > begin and (end + 1 - begin) * width > self._max_device_tokens:
-                yield indices[begin:end]
-                begin, width = end, length
-        yield indices[begin:]
+    def _cut(self, longest: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yields places so that no piece has more positions than the device takes (one pair at least).
 
-    def _piece(self, indices: torch.Tensor) -> Piece:
-        src_BS, src_mask_BS = self._gather(self._data.src, indices, self._src_vocab)
-        tgt_BT, tgt_mask_BT = self._gather(self._data.tgt, indices, self._tgt_vocab)
+        Args:
+            longest: int64 [P], the longer side of each pair.
+        """
+        places = torch.arange(longest.numel())
+        begin, width = 0, 0
+        for end, length in enumerate(longest.tolist() if self._max_device_tokens else ()):
+            width = max(width, length)
+            if end > begin and (end + 1 - begin) * width > (self._max_device_tokens or 0):
+                yield places[begin:end]
+                begin, width = end, length
+        if places.numel():
+            yield places[begin:]
+
+    def _piece(self, src: corpus.Side, tgt: corpus.Side, indices: torch.Tensor) -> Piece:
+        src_BS, src_mask_BS = self._gather(src, indices, self._src_vocab)
+        tgt_BT, tgt_mask_BT = self._gather(tgt, indices, self._tgt_vocab)
         # Shifted right: BOS stands before the first token, and what follows EOS is padding anyway.
         bos_B1 = torch.full((indices.numel(), 1), self._tgt_vocab.bos_id)
         real_N = tgt_mask_BT.flatten().nonzero().squeeze(1)
@@ -147,28 +175,51 @@ class Loader:
     """Batches on the device, without end, from any position of a run.
 
     On CUDA the next batch is copied on a side stream while the last one is computed.
-
-    Attributes:
-        epoch_batches: batches of the first epoch; others have about as many.
     """
 
-    def __init__(self, planner: plan.Planner, collator: Collator, device: torch.device) -> None:
+    def __init__(
+        self,
+        planner: plan.Planner,
+        collator: Collator,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        """Takes what plans and what makes batches.
+
+        Args:
+            planner: which pairs make which batch; the same on every rank.
+            collator: makes the batches.
+            device: where they go.
+            rank: of this process.
+            num_ranks: processes that share each batch.
+            num_workers: processes that make batches for this one; 0 makes them here.
+        """
         self._planner = planner
-        self._collator = collator
         self._stream = devices.SideStream(device)
-        self.epoch_batches = len(planner.epoch(0))
+        self._make = functools.partial(_collate, collator, rank, num_ranks)
+        self._num_workers = num_workers
+
+    @property
+    def epoch_batches(self) -> int:
+        """Batches of an epoch, about; of a small corpus those of the first epoch exactly."""
+        return self._planner.num_batches()
 
     def batches(self, start: plan.Position) -> Iterator[Batch]:
         """Yields batches on the device.
 
         Args:
             start: the batch to go on with.
+
+        Raises:
+            errors.DataError: a process that makes batches, or tokenises the corpus, has died.
         """
-        collated = (
-            self._collator.collate(indices, behind)
-            for behind, indices in self._planner.batches(start)
-        )
-        return self._ahead(collated)
+        planned = self._planner.batches(start)
+        if self._num_workers:
+            return self._ahead(workers.ordered(self._make, planned, self._num_workers))
+        return self._ahead(map(self._make, planned))
 
     def _ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields each batch after the copy of the next one has begun."""
@@ -189,6 +240,13 @@ class Loader:
         for piece in batch.pieces:
             self._stream.wait(_tensors(piece))
         return batch
+
+
+def _collate(
+    collator: Collator, rank: int, num_ranks: int, planned: tuple[plan.Position, torch.Tensor]
+) -> Batch:
+    behind, indices = planned
+    return collator.collate(indices, behind, rank=rank, num_ranks=num_ranks)
 
 
 def _tensors(piece: Piece) -> dict[str, torch.Tensor]:

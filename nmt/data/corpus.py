@@ -1,29 +1,38 @@
-"""Tokenised sentence pairs in memory: two flat tensors of ids and where each sentence begins."""
+"""Tokenised sentence pairs: two flat tensors of ids and where each sentence begins.
 
-import array
+`Corpus` holds them in memory; `MappedCorpus` maps the files of a token cache, which may still grow.
+"""
+
 import dataclasses
-import hashlib
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+import math
+import mmap
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from nmt import errors
-from nmt.data import filters
+from nmt.data import cache, filler, readers
+from nmt.runtime import files, locations
 
 logger = logging.getLogger(__name__)
 
-# Pairs that are tokenised in one call: enough for the tokenizer's threads, little enough memory.
-CHUNK_PAIRS = 4096
+# Corpora with no more text than this are tokenised before training: in about the time that a process
+# of its own would need to start and to come to the end of the first window.
+SMALL_TEXT_BYTES = 8 << 20
 
+# Seconds between two looks at the journal while there is nothing to train on.
+POLL_SECONDS = 0.02
 
-class Tokenizer(Protocol):
-    """What a corpus needs of a tokenizer."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text, without BOS and EOS."""
+_DTYPES = {
+    "uint16": torch.uint16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,34 +40,81 @@ class Side:
     """One language of a corpus.
 
     Attributes:
-        ids: int32, all sentences behind one another, without BOS and EOS.
+        ids: int32 or uint16, all sentences behind one another, without BOS and EOS.
         begins: int64 [P + 1], where each begins, and the end.
+        text: uint8, the UTF-8 of all texts behind one another, or None.
+        text_begins: int64 [P + 1], where each begins, and the end, or None.
     """
 
     ids: torch.Tensor
     begins: torch.Tensor
+    text: torch.Tensor | None = None
+    text_begins: torch.Tensor | None = None
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        """Lengths [P] in tokens, EOS included, as everywhere."""
-        return self.begins.diff() + 1
+    def lengths_of(self, indices: torch.Tensor) -> torch.Tensor:
+        """Returns the lengths of sentences in tokens, EOS included, as everywhere.
+
+        Args:
+            indices: int64, any shape.
+        """
+        return self.begins[indices + 1] - self.begins[indices] + 1
 
     def sentence(self, index: int) -> list[int]:
         """Returns the ids of one sentence."""
         ids: list[int] = self.ids[self.begins[index] : self.begins[index + 1]].tolist()
         return ids
 
+    def texts(self, indices: torch.Tensor) -> list[str]:
+        """Returns the texts of sentences; there are texts only for subword sampling."""
+        assert self.text is not None and self.text_begins is not None, "the cache keeps the texts"
+        begins = self.text_begins[indices].tolist()
+        ends = self.text_begins[indices + 1].tolist()
+        return [
+            bytes(self.text[begin:end].tolist()).decode("utf-8")
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+
+
+class Data(Protocol):
+    """What plans and batches need of a corpus, all of which may not be there yet."""
+
+    @property
+    def src(self) -> Side:
+        """The source side of the pairs that are there."""
+
+    @property
+    def tgt(self) -> Side:
+        """The target side of the pairs that are there."""
+
+    @property
+    def entry_sizes(self) -> tuple[int, ...]:
+        """Pairs from each corpus entry, in order; waits until all are there."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all pairs are there."""
+
+    @property
+    def share(self) -> float:
+        """About which share of the corpus is there, above 0 and at most 1."""
+
+    def wait(self, end: int) -> int:
+        """Returns how many of the first `end` pairs the corpus has, once that is known.
+
+        Args:
+            end: a number of pairs.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Sentence pairs in ids.
+    """Sentence pairs in memory.
 
     Attributes:
         src: the source side.
         tgt: the target side.
         entry_sizes: pairs from each corpus entry, in order.
-        fingerprint: SHA-256 over all ids and the sizes of the entries; another corpus or tokenizer
-            has another one.
+        fingerprint: another corpus or tokenizer has another one.
     """
 
     src: Side
@@ -69,73 +125,186 @@ class Corpus:
     def __len__(self) -> int:
         return self.src.begins.numel() - 1
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all pairs are there."""
+        return True
 
-class _SideBuilder:
-    def __init__(self) -> None:
-        self._ids = array.array("i")
-        self._begins = array.array("q", [0])
+    @property
+    def share(self) -> float:
+        """Which share of the corpus is there."""
+        return 1.0
 
-    def add(self, ids: Sequence[int]) -> None:
-        self._ids.extend(ids)
-        self._begins.append(len(self._ids))
+    def wait(self, end: int) -> int:
+        """Returns how many of the first `end` pairs the corpus has."""
+        return min(end, len(self))
+
+
+class MappedCorpus:
+    """The pairs of a token cache, mapped into memory; new ones are found as they are written.
+
+    A copy in another process (through pickle) maps the same files and never fills them.
+
+    Attributes:
+        fingerprint: the key of the cache.
+    """
+
+    def __init__(self, work: filler.Work, fingerprint: str, process: filler.Filler | None) -> None:
+        """Takes a cache.
+
+        Args:
+            work: what it is made from.
+            fingerprint: its key.
+            process: what fills it, or None if it is complete or filled by someone else.
+        """
+        self.fingerprint = fingerprint
+        self._work = work
+        self._process = process
+        self._text_bytes = 0
+        self._offset = 0
+        self._last = cache.Block()
+        self._entry_ends: list[int] = []
+        self._sides: dict[readers.Side, Side] = {}
+        self._logs = True
+        self._refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None, "_sides": {}, "_logs": False}
 
     def __len__(self) -> int:
-        return len(self._begins) - 1
+        """Returns the number of pairs that are there."""
+        return self._last.num_pairs
 
-    def digest(self, into: "hashlib._Hash") -> None:
-        into.update(self._begins)
-        into.update(self._ids)
+    @property
+    def is_complete(self) -> bool:
+        """Whether all pairs are there."""
+        return self._last.is_complete
 
-    def side(self) -> Side:
-        ids = torch.frombuffer(self._ids, dtype=torch.int32) if self._ids else torch.empty(0).int()
-        return Side(ids, torch.frombuffer(self._begins, dtype=torch.int64))
+    @property
+    def src(self) -> Side:
+        """The source side of the pairs that are there."""
+        return self._side("src")
+
+    @property
+    def tgt(self) -> Side:
+        """The target side of the pairs that are there."""
+        return self._side("tgt")
+
+    @property
+    def entry_sizes(self) -> tuple[int, ...]:
+        """Pairs from each corpus entry, in order; waits until all are there."""
+        self._wait(math.inf)
+        ends = self._entry_ends
+        return tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
+
+    @property
+    def share(self) -> float:
+        """About which share of the corpus is there, by the size of its files."""
+        if self.is_complete:
+            return 1.0
+        if not self._text_bytes:
+            paths = [path for entry in self._work.entries for path in readers.corpus_files(entry)]
+            self._text_bytes = sum(locations.text_size(path) for path in paths)
+        return min(max(self._last.characters, 1) / max(self._text_bytes, 1), 1.0)
+
+    def wait(self, end: int) -> int:
+        """Returns how many of the first `end` pairs the corpus has, once that is known.
+
+        Raises:
+            errors.NMTError: what fills the cache has failed or was killed.
+        """
+        self._wait(end)
+        return min(end, len(self))
+
+    def close(self) -> None:
+        """Ends the process that fills the cache; what is there stays."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _wait(self, end: float) -> None:
+        while not self.is_complete and len(self) < end:
+            has_ended = self._process is not None and self._process.has_ended()
+            self._refresh()
+            if not self.is_complete and len(self) < end:
+                assert not has_ended, "a process that ends well leaves a complete cache"
+                time.sleep(POLL_SECONDS)
+
+    def _refresh(self) -> None:
+        """Reads what is new in the journal."""
+        blocks, self._offset = cache.read_journal(self._work.folder, self._offset)
+        for block in blocks:
+            if block.ends_entry and not block.is_complete:
+                self._entry_ends.append(block.num_pairs)
+                if self._logs:
+                    name = readers.describe(self._work.entries[block.entry])
+                    readers.warn_of_invalid(block.invalid)
+                    logger.info(
+                        "%s: %s", name, block.filter_counts().describe(self._work.pair_filter)
+                    )
+        if blocks:
+            self._last = blocks[-1]
+            self._sides.clear()
+
+    def _side(self, side: readers.Side) -> Side:
+        if side not in self._sides:
+            names = [name for name in self._work.layout.types if name.startswith(f"{side}.")]
+            tensors = {name.removeprefix(f"{side}."): self._map(name) for name in names}
+            self._sides[side] = Side(**tensors)
+        return self._sides[side]
+
+    def _map(self, name: str) -> torch.Tensor:
+        """Returns the content of a file as far as the journal knows it, without reading it."""
+        dtype = _DTYPES[self._work.layout.types[name]]
+        size = self._last.sizes.get(name, 0)
+        if not size:
+            return torch.empty(0, dtype=dtype)
+        path = self._work.folder / name
+        try:
+            with path.open("rb") as stream:
+                content = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise errors.DataError(
+                f"{path}: the token cache has gone or was cut. The same command makes it again."
+            ) from error
+        with warnings.catch_warnings():
+            # That it cannot be written to is just as well.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            return torch.frombuffer(content, dtype=dtype)
 
 
-def build(
-    entries: Sequence[tuple[str, Iterable[tuple[str, str]]]],
-    src_tokenizer: Tokenizer,
-    tgt_tokenizer: Tokenizer,
-    pair_filter: filters.PairFilter,
-) -> Corpus:
-    """Returns the tokenised and filtered pairs, and logs what each filter took.
+def open_cache(work: filler.Work, fingerprint: str, *, fills: bool = True) -> MappedCorpus:
+    """Returns the corpus of a cache, and sees to it that the cache gets filled.
+
+    A small corpus is filled before this returns. A cache that is torn or altered is made again.
 
     Args:
-        entries: a name for messages and the text pairs of each corpus entry.
-        src_tokenizer: of the source side.
-        tgt_tokenizer: of the target side.
-        pair_filter: which pairs are kept.
+        work: what the cache is made from.
+        fingerprint: its key.
+        fills: whether this process is the one of its run that has the cache filled.
 
     Raises:
-        errors.DataError: no pair of an entry is left.
+        errors.DataError: an entry is malformed, or no pair of it is left.
+        errors.FileError: a corpus cannot be read, or the cache not be written.
     """
-    src, tgt = _SideBuilder(), _SideBuilder()
-    sizes = []
-    for name, pairs in entries:
-        counts = filters.FilterCounts()
-        before = len(src)
-        for src_ids, tgt_ids in _encoded(pairs, src_tokenizer, tgt_tokenizer):
-            if pair_filter.keeps(src_ids, tgt_ids, counts):
-                src.add(src_ids)
-                tgt.add(tgt_ids)
-        logger.info("%s: %s", name, counts.describe(pair_filter))
-        if len(src) == before:
-            raise errors.DataError(
-                f"{name}: no pair is left ({counts.describe(pair_filter)}). "
-                "Check the files, or raise data.max_length and data.max_length_ratio."
-            )
-        sizes.append(len(src) - before)
-    digest = hashlib.sha256()
-    src.digest(digest)
-    tgt.digest(digest)
-    digest.update(repr(sizes).encode())
-    return Corpus(src.side(), tgt.side(), tuple(sizes), digest.hexdigest())
+    files.make_dir(work.folder)
+    if not fills:
+        return MappedCorpus(work, fingerprint, None)
+    blocks, _ = cache.read_journal(work.folder)
+    if blocks and not cache.is_intact(work.folder, work.layout, blocks):
+        logger.warning("%s: the token cache is torn or altered; it is made again", work.folder)
+        cache.remove(work.folder)
+        blocks = []
+    if blocks and blocks[-1].is_complete:
+        return MappedCorpus(work, fingerprint, None)
+    paths = [path for entry in work.entries for path in readers.corpus_files(entry)]
+    if sum(locations.text_size(path) for path in paths) <= SMALL_TEXT_BYTES:
+        filler.fill(work)
+        return MappedCorpus(work, fingerprint, None)
+    logger.info("tokenising the corpus into %s while training begins", work.folder)
+    return MappedCorpus(work, fingerprint, filler.Filler(work))
 
 
-def _encoded(
-    pairs: Iterable[tuple[str, str]], src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer
-) -> Iterator[tuple[list[int], list[int]]]:
-    iterator = iter(pairs)
-    while chunk := list(itertools.islice(iterator, CHUNK_PAIRS)):
-        src_ids = src_tokenizer.encode_batch([src for src, _ in chunk])
-        tgt_ids = tgt_tokenizer.encode_batch([tgt for _, tgt in chunk])
-        yield from zip(src_ids, tgt_ids, strict=True)
+def folder_of(cache_dir: Path, fingerprint: str) -> Path:
+    """Returns the folder of a cache."""
+    return cache_dir / fingerprint[:16]

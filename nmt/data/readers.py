@@ -3,17 +3,18 @@
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
 from nmt import errors
-from nmt.runtime import files
+from nmt.runtime import files, locations
 
 logger = logging.getLogger(__name__)
 
 Side = Literal["src", "tgt"]
-Counters = dict[Path, files.DecodeCounter]
+Place = Path | str  # a path, or a URL
+Counters = dict[Place, files.DecodeCounter]
 
 
 class Entry(Protocol):
@@ -36,36 +37,78 @@ class Entry(Protocol):
         """File of objects with src and tgt."""
 
 
-def corpus_files(entry: Entry) -> list[Path]:
-    """Returns the files of an entry."""
-    names = (entry.src, entry.tgt, entry.tsv, entry.jsonl)
-    return [Path(name) for name in names if name is not None]
+def files_by_kind(entry: Entry) -> dict[str, list[Place]]:
+    """Returns the files of an entry, in the order in which they are read, by `src`, `tgt` and so on.
+
+    Raises:
+        errors.DataError: the patterns of both sides match different numbers of files.
+        errors.FileError: a pattern matches no file.
+    """
+    names = {"src": entry.src, "tgt": entry.tgt, "tsv": entry.tsv, "jsonl": entry.jsonl}
+    found = {kind: locations.locations(name) for kind, name in names.items() if name is not None}
+    if "src" in found and len(found["src"]) != len(found["tgt"]):
+        raise errors.DataError(
+            f"{describe(entry)}: match different numbers of files "
+            f"(given: {len(found['src'])} and {len(found['tgt'])}). The files of both sides belong "
+            "together in the order of their names. Check that all are there."
+        )
+    return found
+
+
+def corpus_files(entry: Entry) -> list[Place]:
+    """Returns the files of an entry; see `files_by_kind`."""
+    return [path for paths in files_by_kind(entry).values() for path in paths]
 
 
 def describe(entry: Entry) -> str:
-    """Returns the files of an entry, for messages."""
-    return " + ".join(str(path) for path in corpus_files(entry))
+    """Returns the files of an entry as the configuration names them, for messages."""
+    names = (entry.src, entry.tgt, entry.tsv, entry.jsonl)
+    return " + ".join(str(locations.location(name)) for name in names if name is not None)
+
+
+def new_counters(entry: Entry) -> Counters:
+    """Returns counters of lines that are not valid UTF-8, one for each file of an entry."""
+    return {path: files.DecodeCounter() for path in corpus_files(entry)}
 
 
 def read_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Yields source and target of each pair.
+    """Yields source and target of each pair, and warns of invalid UTF-8 at the end.
 
     Raises:
         errors.DataError: unequal line counts, a malformed line, or no line at all.
         errors.FileError: a file cannot be read.
     """
-    counters = {path: files.DecodeCounter() for path in corpus_files(entry)}
+    counters = new_counters(entry)
+    yield from iterate_pairs(entry, counters)
+    warn_of_invalid({str(path): counter.num_invalid for path, counter in counters.items()})
+
+
+def warn_of_invalid(numbers: Mapping[str, int]) -> None:
+    """Logs how many lines of each file were not valid UTF-8."""
+    for name, number in numbers.items():
+        if number:
+            logger.warning(
+                "%s: lines that were not valid UTF-8, whose bad bytes were replaced: %d",
+                name,
+                number,
+            )
+
+
+def iterate_pairs(entry: Entry, counters: Counters) -> Iterator[tuple[str, str]]:
+    """Yields source and target of each pair.
+
+    Args:
+        entry: where they come from.
+        counters: of `new_counters`.
+
+    Raises:
+        errors.DataError: unequal line counts, a malformed line, or no line at all.
+        errors.FileError: a file cannot be read.
+    """
     is_empty = True
     for pair in _pairs(entry, counters):
         is_empty = False
         yield pair
-    for path, counter in counters.items():
-        if counter.num_invalid:
-            logger.warning(
-                "%s: lines that were not valid UTF-8, whose bad bytes were replaced: %d",
-                path,
-                counter.num_invalid,
-            )
     if is_empty:
         raise errors.DataError(
             f"{describe(entry)}: has no line. A corpus has one pair at least. Check the path."
@@ -79,25 +122,27 @@ def read_side(entry: Entry, side: Side) -> Iterator[str]:
         errors.DataError: a malformed line.
         errors.FileError: a file cannot be read.
     """
-    path = entry.src if side == "src" else entry.tgt
-    if path is not None:
-        yield from files.read_lines(Path(path))
+    found = files_by_kind(entry)
+    if side in found:
+        for path in found[side]:
+            yield from files.read_lines(path)
         return
-    for src, tgt in _pairs(entry, {name: files.DecodeCounter() for name in corpus_files(entry)}):
+    for src, tgt in _pairs(entry, new_counters(entry)):
         yield src if side == "src" else tgt
 
 
 def _pairs(entry: Entry, counters: Counters) -> Iterator[tuple[str, str]]:
-    if entry.tsv is not None:
-        return _tsv_pairs(Path(entry.tsv), counters)
-    if entry.jsonl is not None:
-        return _jsonl_pairs(Path(entry.jsonl), counters)
-    assert entry.src is not None and entry.tgt is not None, "the schema has checked the entry"
-    return _parallel_pairs(Path(entry.src), Path(entry.tgt), counters)
+    found = files_by_kind(entry)
+    for path in found.get("tsv", []):
+        yield from _tsv_pairs(path, counters)
+    for path in found.get("jsonl", []):
+        yield from _jsonl_pairs(path, counters)
+    for src, tgt in zip(found.get("src", []), found.get("tgt", []), strict=True):
+        yield from _parallel_pairs(src, tgt, counters)
 
 
 def _parallel_pairs(
-    src_path: Path, tgt_path: Path, counters: Counters
+    src_path: Place, tgt_path: Place, counters: Counters
 ) -> Iterator[tuple[str, str]]:
     src_lines = files.read_lines(src_path, counters[src_path])
     tgt_lines = files.read_lines(tgt_path, counters[tgt_path])
@@ -114,7 +159,7 @@ def _parallel_pairs(
         yield src, tgt
 
 
-def _tsv_pairs(path: Path, counters: Counters) -> Iterator[tuple[str, str]]:
+def _tsv_pairs(path: Place, counters: Counters) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(files.read_lines(path, counters[path]), start=1):
         columns = line.split("\t")
         if len(columns) != 2:
@@ -125,7 +170,7 @@ def _tsv_pairs(path: Path, counters: Counters) -> Iterator[tuple[str, str]]:
         yield columns[0], columns[1]
 
 
-def _jsonl_pairs(path: Path, counters: Counters) -> Iterator[tuple[str, str]]:
+def _jsonl_pairs(path: Place, counters: Counters) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(files.read_lines(path, counters[path]), start=1):
         try:
             pair = json.loads(line)

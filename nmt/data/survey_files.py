@@ -32,11 +32,11 @@ class FileSurvey:
     found: list[findings.Finding]
 
 
-def survey_file(path: Path) -> FileSurvey:
+def survey_file(path: Path | str) -> FileSurvey:
     """Reads a whole file once, a block at a time.
 
     Args:
-        path: plain, or compressed as its name says.
+        path: plain, or compressed as its name says; or a URL.
 
     Returns:
         Its lines and faults; a file that cannot be read is a fault, not an exception.
@@ -44,7 +44,7 @@ def survey_file(path: Path) -> FileSurvey:
     place = str(path)
     try:
         files.check_readable(path)
-        if not stat.S_ISREG(path.stat().st_mode):
+        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):
             advice = "`nmt train` reads a corpus more than once: name a file."
             return FileSurvey(0, [findings.Finding("error", place, "is no regular file", advice)])
         scan = _Scan()

@@ -3,11 +3,19 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
-from nmt.data import corpus, filters, findings, survey_pairs
+from nmt.data import filters, findings, survey_pairs
 from nmt.text import vocab
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class Tokenizer(Protocol):
+    """What a survey needs of a tokenizer."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, without BOS and EOS."""
 
 
 class WordCounter:
@@ -47,8 +55,8 @@ class TokenSurvey:
 
 def survey_tokens(
     pairs: Sequence[survey_pairs.Pair],
-    src_tokenizer: corpus.Tokenizer,
-    tgt_tokenizer: corpus.Tokenizer,
+    src_tokenizer: Tokenizer,
+    tgt_tokenizer: Tokenizer,
     pair_filter: filters.PairFilter,
     uncovered_ids: dict[str, frozenset[int]],
 ) -> TokenSurvey:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from nmt import errors
+from nmt.runtime import remote
 
 BLOCK = 1 << 20
 
@@ -57,6 +58,9 @@ def check_readable(path: Path | str) -> None:
     Raises:
         errors.FileError: it is missing, a folder, or may not be read.
     """
+    if isinstance(path, str) and remote.is_url(path):
+        remote.check_readable(path)
+        return
     path = Path(path)
     with _named_errors(path, "read"):
         if stat.S_ISDIR(path.stat().st_mode):
@@ -73,16 +77,18 @@ def open_read(path: Path | str) -> BinaryIO:
     Raises:
         errors.FileError: the file cannot be opened, or the package for zst is missing.
     """
-    path = Path(path)
-    with _named_errors(path, "read"):
-        match path.suffix:
+    name = str(path)
+    with _named_errors(name, "read"):
+        # The decompressors close a file that they open themselves only.
+        source: Any = remote.open_read(name) if remote.is_url(name) else None
+        match Path(name).suffix:
             case ".gz":
-                return _Decompressed(cast("io.RawIOBase", gzip.open(path, "rb")), str(path))
+                return _Decompressed(cast("io.RawIOBase", gzip.open(source or name, "rb")), name)
             case ".xz":
-                return _Decompressed(cast("io.RawIOBase", lzma.open(path, "rb")), str(path))
+                return _Decompressed(cast("io.RawIOBase", lzma.open(source or name, "rb")), name)
             case ".zst":
-                return _open_zst(path)
-        return path.open("rb")
+                return _open_zst(name, source)
+        return cast("BinaryIO", source or Path(name).open("rb"))
 
 
 class _Decompressed(io.BufferedReader):
@@ -97,7 +103,7 @@ class _Decompressed(io.BufferedReader):
         return self._name
 
 
-def _open_zst(path: Path) -> BinaryIO:
+def _open_zst(path: str, source: BinaryIO | None) -> BinaryIO:
     try:
         import zstandard
     except ImportError as error:
@@ -106,7 +112,8 @@ def _open_zst(path: Path) -> BinaryIO:
             "Install it with: pip install 'nmt-toolkit[zstd]'"
         ) from error
     decompressor = zstandard.ZstdDecompressor()
-    return _Decompressed(_ZstStream(path.open("rb"), decompressor.decompressobj), str(path))
+    source = source or Path(path).open("rb")  # noqa: SIM115 (closed with the stream)
+    return _Decompressed(_ZstStream(source, decompressor.decompressobj), path)
 
 
 class _ZstStream(io.RawIOBase):
@@ -193,7 +200,7 @@ def read_lines(path: Path | str, counter: DecodeCounter | None = None) -> Iterat
             yield decode_line(raw, counter)
 
 
-def _explained(path: Path, action: str, error: OSError) -> errors.FileError:
+def _explained(path: Path | str, action: str, error: OSError) -> errors.FileError:
     """Returns an error of the operating system in one line that names the file.
 
     Args:
@@ -222,7 +229,7 @@ def _explained(path: Path, action: str, error: OSError) -> errors.FileError:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path, action: str) -> Iterator[None]:
+def _named_errors(path: Path | str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

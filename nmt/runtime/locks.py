@@ -1,9 +1,11 @@
-"""One process at a time trains into a folder."""
+"""One process at a time trains into a folder, or fills one."""
 
+import contextlib
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -100,3 +102,28 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds a folder that several runs share, after waiting for whoever holds it.
+
+    Args:
+        folder: it is there.
+
+    Raises:
+        errors.FileError: the folder cannot be written to, or its disk knows no locks.
+    """
+    path = folder / NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise errors.FileError(f"{path}: cannot be written ({error.strerror}).") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise errors.FileError(f"{path}: cannot be locked ({error.strerror}).") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -99,6 +99,34 @@ class Tokenizer:
         ids: list[list[int]] = self._processor.EncodeAsIds([self._clean(text) for text in texts])
         return ids
 
+    def normalize(self, text: str) -> str:
+        """Returns a text as SentencePiece cuts it: normalised, with signs for spaces."""
+        normalized: str = self._processor.Normalize(self._clean(text))
+        return normalized
+
+    def best(self, text: str, number: int) -> list[list[int]]:
+        """Returns the ids of so many best ways to cut a text, for unigram models."""
+        found: list[list[int]] = self._processor.NBestEncodeAsIds(self._clean(text), number)
+        return found
+
+    def score(self, token: int) -> float:
+        """Returns the score of a piece: a log-probability in unigram models."""
+        found: float = self._processor.GetScore(token)
+        return found
+
+    def spell(self, text: str) -> list[int]:
+        """Returns the ids of a text that no piece covers: its bytes, where the model has them."""
+        ids: list[int] = [
+            self._processor.PieceToId(f"<0x{byte:02X}>") for byte in text.encode("utf-8")
+        ]
+        unknown = self.vocab.unk_id
+        return [unknown] if unknown in ids else ids
+
+    def model_proto(self) -> bytes:
+        """Returns the model as SentencePiece stores it."""
+        proto: bytes = self._processor.serialized_model_proto()
+        return proto
+
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids, on one line; BOS, EOS and padding are passed over."""
         wanted = [int(token) for token in ids if token not in self._silent]

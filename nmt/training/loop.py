@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
 from nmt.models import seq2seq
@@ -158,7 +159,7 @@ class Trainer:
     def _one_update(self, stream: Iterator[batches.Batch]) -> None:
         config, state = self._config, self.progress
         began = time.perf_counter()
-        batch = next(stream)
+        batch = self._next_batch(stream)
         rate = schedules.learning_rate(
             config,
             state.update + 1,
@@ -185,6 +186,14 @@ class Trainer:
             self._save()
         if is_best:
             self._publish_best()
+
+    def _next_batch(self, stream: Iterator[batches.Batch]) -> batches.Batch:
+        """Returns the next batch; if there is none, nothing that was trained is lost."""
+        try:
+            return next(stream)
+        except errors.NMTError:
+            self._save()
+            raise
 
     def _count_time(self, began: float) -> None:
         seconds = time.perf_counter() - began

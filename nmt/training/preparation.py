@@ -5,10 +5,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from nmt import errors
 from nmt.config import schema
-from nmt.data import batches, corpus, filters, plan, readers
+from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.text import sampling as subwords
 from nmt.text import sentencepiece_training, tokenizer
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,23 @@ class Parts:
         loader: batches from any position.
         src_tokenizer: of the source side.
         tgt_tokenizer: of the target side.
-        fingerprint: of the tokenised training corpus.
+        data: the training corpus, which may still be under way; `close` ends that.
     """
 
     model: seq2seq.Seq2Seq
     loader: batches.Loader
     src_tokenizer: tokenizer.Tokenizer
     tgt_tokenizer: tokenizer.Tokenizer
-    fingerprint: str
+    data: corpus.MappedCorpus
+
+    @property
+    def fingerprint(self) -> str:
+        """What the training corpus and its pieces are known by."""
+        return self.data.fingerprint
+
+    def close(self) -> None:
+        """Ends the process that tokenises the corpus, if there is one."""
+        self.data.close()
 
 
 def make_tokenizers(config: schema.Config, folder: Path) -> None:
@@ -82,16 +93,25 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
     )
 
 
-def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic) -> Parts:
-    """Reads the corpora and builds the model.
+def prepare(
+    config: schema.Config,
+    folder: Path,
+    arithmetic: devices.Arithmetic,
+    *,
+    fingerprint: str | None = None,
+) -> Parts:
+    """Opens the corpora and builds the model.
 
     Args:
         config: the whole configuration.
         folder: `tokenizer/` of the run, made before.
         arithmetic: device and precision.
+        fingerprint: what the corpus has to be known by, or None for a run that begins.
 
     Raises:
+        errors.ConfigError: the tokenizer cannot sample.
         errors.DataError: the corpora cannot be read, or no pair is left.
+        errors.TrainingError: the corpus is another one.
     """
     src_tokenizer = tokenizer.Tokenizer.load(folder, "src")
     tgt_tokenizer = tokenizer.Tokenizer.load(folder, "tgt")
@@ -103,11 +123,14 @@ def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic)
         shared=config.tokenizer.is_shared,
     )
     logger.info("model: %.2f million parameters", model.num_parameters() / 1e6)
-    data = corpus.build(
-        [(readers.describe(entry), readers.read_pairs(entry)) for entry in config.data.train],
-        src_tokenizer,
-        tgt_tokenizer,
-        pair_filter(config, model),
+    kept = pair_filter(config, model)
+    sampler = _sampler(config, src_tokenizer, tgt_tokenizer, kept)
+    data = _open_corpus(
+        config,
+        folder,
+        kept,
+        max(len(src_tokenizer.vocab), len(tgt_tokenizer.vocab)),
+        fingerprint,
     )
     model.to(arithmetic.device, arithmetic.weights_dtype).train()
     weights = [entry.weight for entry in config.data.train if entry.weight is not None]
@@ -118,11 +141,70 @@ def prepare(config: schema.Config, folder: Path, arithmetic: devices.Arithmetic)
         weights=weights or None,
     )
     collator = batches.Collator(
-        data, src_tokenizer.vocab, tgt_tokenizer.vocab, config.training.max_device_tokens
+        data,
+        src_tokenizer.vocab,
+        tgt_tokenizer.vocab,
+        config.training.max_device_tokens,
+        sampler,
     )
-    loader = batches.Loader(planner, collator, arithmetic.device)
-    logger.info("%d batches an epoch", loader.epoch_batches)
-    return Parts(model, loader, src_tokenizer, tgt_tokenizer, data.fingerprint)
+    loader = batches.Loader(
+        planner, collator, arithmetic.device, num_workers=config.data.num_workers
+    )
+    if data.is_complete:
+        logger.info("%d batches an epoch", loader.epoch_batches)
+    return Parts(model, loader, src_tokenizer, tgt_tokenizer, data)
+
+
+def _open_corpus(
+    config: schema.Config,
+    tokenizer_dir: Path,
+    kept: filters.PairFilter,
+    num_pieces: int,
+    fingerprint: str | None,
+) -> corpus.MappedCorpus:
+    """Returns the training corpus from its token cache; see `prepare`."""
+    entries = tuple(
+        filler.Entry(src=entry.src, tgt=entry.tgt, tsv=entry.tsv, jsonl=entry.jsonl)
+        for entry in config.data.train
+    )
+    layout = cache.Layout.fitting(num_pieces, has_text=config.tokenizer.sampling != "none")
+    key = cache.key_of(entries, tokenizer_dir, kept, layout)
+    if fingerprint not in {None, key}:
+        raise errors.TrainingError(
+            f"{config.run_dir}: the training corpora are not those that the run was started "
+            "with. Put the files back to resume it, or start anew with --fresh."
+        )
+    if config.data.cache_dir is None:
+        parent = tokenizer_dir.parent / "cache"
+        cache.remove_others(parent, keep=corpus.folder_of(parent, key).name)
+    else:
+        parent = Path(config.data.cache_dir)
+    work = filler.Work(corpus.folder_of(parent, key), entries, tokenizer_dir, kept, layout)
+    return corpus.open_cache(work, key)
+
+
+def _sampler(
+    config: schema.Config,
+    src_tokenizer: tokenizer.Tokenizer,
+    tgt_tokenizer: tokenizer.Tokenizer,
+    kept: filters.PairFilter,
+) -> sampling.Sampler | None:
+    """Returns what draws pieces for training batches, or None.
+
+    Raises:
+        errors.ConfigError: a ready tokenizer knows one way only.
+    """
+    settings = config.tokenizer
+    if settings.sampling == "none":
+        return None
+    found = {
+        side: subwords.SubwordSampler(
+            pieces, alpha=settings.sampling_alpha, nbest=settings.sampling_nbest
+        )
+        for side, pieces in (("src", src_tokenizer), ("tgt", tgt_tokenizer))
+        if settings.sampling in {side, "both"}
+    }
+    return sampling.Sampler(found.get("src"), found.get("tgt"), kept, config.seed)
 
 
 def pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nmt import errors
 from nmt.config import schema
-from nmt.data import corpus, filters, findings, readers, survey_files, survey_pairs, survey_tokens
+from nmt.data import filters, findings, readers, survey_files, survey_pairs, survey_tokens
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.text import tokenizer
@@ -77,15 +77,20 @@ class Survey:
 
     def _files(self) -> Section:
         """Looks at the bytes of every file, once each."""
-        section, surveys = Section("files"), dict[Path, survey_files.FileSurvey]()
+        section, surveys = Section("files"), dict[readers.Place, survey_files.FileSurvey]()
         for name, entry in (self._train | self._held_out).items():
-            paths = readers.corpus_files(entry)
+            try:
+                by_kind = readers.files_by_kind(entry)
+            except errors.NMTError as error:
+                section.found.append(findings.of_error(readers.describe(entry), error))
+                continue
+            paths = [path for paths in by_kind.values() for path in paths]
             for path in paths:
                 if path not in surveys:
                     surveys[path] = survey_files.survey_file(path)
                     section.found += surveys[path].found
             bad = [f for p in paths for f in surveys[p].found if f.severity == "error"]
-            counts = [surveys[path].num_lines for path in paths]
+            counts = [sum(surveys[path].num_lines for path in side) for side in by_kind.values()]
             shown = " and ".join(f"{count:,}" for count in dict.fromkeys(counts))
             section.lines.append(f"{name:<14} {shown:>12} lines  {readers.describe(entry)}")
             section.figures[name] = {str(p): surveys[p].num_lines for p in paths}
@@ -148,7 +153,7 @@ class Survey:
         config = probe.sampled_config(self._config, samples, texts)
         origin = self._make_tokenizers(config, made, section)
         sizes = (self._config.tokenizer.vocab_size, self._config.tokenizer.tgt_vocab_size)
-        tokenizers: tuple[corpus.Tokenizer, corpus.Tokenizer]
+        tokenizers: tuple[survey_tokens.Tokenizer, survey_tokens.Tokenizer]
         tokenizers = (survey_tokens.WordCounter(), survey_tokens.WordCounter())
         num_src, num_tgt, ids = sizes[0], sizes[1] or sizes[0], dict[str, frozenset[int]]()
         if origin:

@@ -232,3 +232,50 @@ def test_the_next_copy_begins_before_a_batch_is_waited_for(
         ("wait", three),
     ]
     assert first.pieces[0].src_BS.tolist() == one
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=LENGTHS,
+    limit=st.none() | st.integers(1, 40),
+    num_ranks=st.integers(1, 5),
+    order=st.randoms(),
+)
+def test_ranks_together_have_the_batch_and_each_knows_its_size(
+    make_corpus: MakeCorpus,
+    lengths: list[tuple[int, int]],
+    limit: int | None,
+    num_ranks: int,
+    order: object,
+) -> None:
+    data = make_corpus(lengths)
+    indices = list(range(len(lengths)))
+    order.shuffle(indices)  # type: ignore[attr-defined]
+    whole = collate(data, indices)
+    collator = batches.Collator(data, SRC, TGT, limit)
+    shares = [
+        collator.collate(torch.tensor(indices), START, rank=rank, num_ranks=num_ranks)
+        for rank in range(num_ranks)
+    ]
+    for rank, share in enumerate(shares):
+        found = [pair for piece in share.pieces for pair in pairs_of(piece)]
+        assert found == wanted_pairs(data, indices[rank::num_ranks])
+        assert bool(share.pieces) == (rank < len(indices))
+        for name in ("num_tokens", "num_src_tokens", "num_pairs", "behind"):
+            assert getattr(share, name) == getattr(whole, name)
+    padded = sum(piece.tgt_in_BT.numel() for share in shares for piece in share.pieces)
+    assert {share.num_padded for share in shares} == {padded}
+
+
+def test_the_loader_of_a_rank_yields_its_share(make_corpus: MakeCorpus) -> None:
+    data = make_corpus([(2 + index % 7, 2 + index % 5) for index in range(30)])
+    planner = plan.Planner(data, batch_tokens=20, seed=1)
+    collator = batches.Collator(data, SRC, TGT, None)
+    loaders = [
+        batches.Loader(planner, collator, CPU, rank=rank, num_ranks=2).batches(START)
+        for rank in range(2)
+    ]
+    for _, indices in itertools.islice(planner.batches(START), 9):
+        for rank, loader in enumerate(loaders):
+            found = [pair for piece in next(loader).pieces for pair in pairs_of(piece)]
+            assert found == wanted_pairs(data, indices.tolist()[rank::2])

@@ -224,3 +224,178 @@ def test_lengths_are_sorted_within_a_pool_only(
         batches = plan.Planner(make_corpus(lengths), batch_tokens=512, seed=1).epoch(0)
         shares.append(_share_of_real_tokens(lengths, batches, side=1))
     assert shares[0] < 0.6 < 0.9 <= shares[1]
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 4, 8, 16, 16, ... pairs in the first epoch, and of 16 later, of blocks of 4."""
+    monkeypatch.setattr(plan, "FIRST_WINDOW_PAIRS", 4)
+    monkeypatch.setattr(plan, "WINDOW_PAIRS", 16)
+    monkeypatch.setattr(plan, "BLOCK_PAIRS", 4)
+
+
+def windows_of(planner: plan.Planner, epoch: int) -> list[list[int]]:
+    """The pairs of each window of an epoch, sorted, as the positions tell them apart."""
+    found: list[list[int]] = []
+    position = plan.Position(epoch)
+    for behind, batch in planner.batches(position):
+        if len(found) == position.window:
+            found.append([])
+        found[-1] += batch.tolist()
+        position = behind
+        if behind.epoch != epoch:
+            return [sorted(pairs) for pairs in found]
+    raise AssertionError("a plan has no end")
+
+
+@pytest.mark.parametrize("num_pairs", [1, 3, 4, 5, 12, 13, 28, 44, 61])
+@pytest.mark.usefixtures("small_windows")
+def test_the_first_epoch_takes_growing_windows_as_the_files_have_them(
+    make_corpus: MakeCorpus, num_pairs: int
+) -> None:
+    planner = plan.Planner(varied(make_corpus, num_pairs), batch_tokens=30, seed=1)
+    ends = [end for end in (4, 12, 28, 44, 60) if end < num_pairs] + [num_pairs]
+    wanted = [list(range(*span)) for span in itertools.pairwise([0, *ends])]
+    assert windows_of(planner, 0) == wanted
+
+
+@pytest.mark.parametrize("num_pairs", [1, 4, 15, 16, 17, 50, 64])
+@pytest.mark.usefixtures("small_windows")
+def test_later_epochs_make_windows_of_shuffled_blocks(
+    make_corpus: MakeCorpus, num_pairs: int
+) -> None:
+    planner = plan.Planner(varied(make_corpus, num_pairs), batch_tokens=30, seed=1)
+    orders = set()
+    for epoch in (1, 2):
+        windows = windows_of(planner, epoch)
+        assert sorted(itertools.chain(*windows)) == list(range(num_pairs))
+        # A block belongs to the window that it begins in.
+        assert max(map(len, windows)) < 16 + 4
+        assert len(windows) == -(-num_pairs // 16) or num_pairs % 4
+        for window in windows:
+            blocks = Counter(index // 4 for index in window)
+            assert all(number == min(4, num_pairs - 4 * block) for block, number in blocks.items())
+        orders.add(tuple(map(tuple, windows)))
+    assert len(orders) == 2 or num_pairs <= 16
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
+@pytest.mark.usefixtures("small_windows")
+def test_a_plan_of_many_windows_goes_on_from_every_position(
+    make_corpus: MakeCorpus, weights: list[float] | None
+) -> None:
+    data = make_corpus([(3, 2 + index % 6) for index in range(50)], (20, 30))
+    planner = plan.Planner(data, batch_tokens=20, seed=3, weights=weights)
+    num_batches = sum(len(planner.epoch(number)) for number in range(2))
+    whole = [
+        (behind, batch.tolist())
+        for behind, batch in itertools.islice(planner.batches(START), num_batches)
+    ]
+    assert whole[-1][0] == plan.Position(2)
+    assert as_lists(planner.epoch(0)) == [batch for _, batch in whole][: len(planner.epoch(0))]
+    for number, (behind, _) in enumerate(whole):
+        fresh = plan.Planner(data, batch_tokens=20, seed=3, weights=weights)
+        rest = itertools.islice(fresh.batches(behind), min(3, num_batches - number - 1))
+        assert [(place, batch.tolist()) for place, batch in rest] == whole[number + 1 :][:3]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_resumed_run_plans_no_window_again_but_the_one_in_flight(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = varied(make_corpus, 60)
+    planner = plan.Planner(data, batch_tokens=30, seed=1)
+    behind = next(place for place, _ in planner.batches(START) if place.window == 2)
+    planned: list[tuple[int, int]] = []
+    window = plan.Planner._window
+
+    def recording(self: plan.Planner, epoch: int, number: int) -> list[torch.Tensor]:
+        planned.append((epoch, number))
+        return window(self, epoch, number)
+
+    monkeypatch.setattr(plan.Planner, "_window", recording)
+    next(plan.Planner(data, batch_tokens=30, seed=1).batches(behind))
+    assert planned == [(0, 2)]
+
+
+class GrowingCorpus:
+    """A corpus that has no pair more than was waited for."""
+
+    def __init__(self, whole: corpus.Corpus) -> None:
+        self.whole = whole
+        self.num_there = 0
+        self.entry_sizes = whole.entry_sizes
+        self.is_complete = False
+        self.share = 0.5
+
+    def _side(self, side: corpus.Side) -> corpus.Side:
+        begins = side.begins[: self.num_there + 1]
+        return corpus.Side(side.ids[: begins[-1]], begins)
+
+    @property
+    def src(self) -> corpus.Side:
+        return self._side(self.whole.src)
+
+    @property
+    def tgt(self) -> corpus.Side:
+        return self._side(self.whole.tgt)
+
+    def wait(self, end: int) -> int:
+        self.num_there = max(self.num_there, min(end, len(self.whole)))
+        return min(end, len(self.whole))
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_batches_do_not_depend_on_how_much_of_the_corpus_is_there(make_corpus: MakeCorpus) -> None:
+    whole = varied(make_corpus, 50)
+    growing = GrowingCorpus(whole)
+    wanted = plan.Planner(whole, batch_tokens=12, seed=1)
+    found = plan.Planner(growing, batch_tokens=12, seed=1).batches(START)
+    num_batches = len(wanted.epoch(0)) + 5
+    there = []
+    for (place, batch), (behind, other) in zip(
+        itertools.islice(wanted.batches(START), num_batches), found, strict=False
+    ):
+        there.append(growing.num_there)
+        assert (behind, other.tolist()) == (place, batch.tolist())
+    assert there[0] == 4, "the first batch waits for the first window alone"
+    # The last batch of a window finds out whether there is another one.
+    assert sorted(set(there)) == [4, 5, 12, 13, 28, 29, 44, 45, 50]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_the_number_of_batches_is_an_estimate_for_large_corpora(make_corpus: MakeCorpus) -> None:
+    data = make_corpus([(5, 10)] * 60)
+    assert plan.Planner(data, batch_tokens=100, seed=1).num_batches() == 7  # 600 tokens and a bit
+    growing = GrowingCorpus(data)
+    planner = plan.Planner(growing, batch_tokens=100, seed=1)
+    growing.wait(30)
+    assert planner.num_batches() == 7
+    growing.wait(15)
+    assert plan.Planner(make_corpus([(5, 10)] * 3), batch_tokens=10, seed=1).num_batches() == 3
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_weights_count_over_many_windows_and_choose_at_random(make_corpus: MakeCorpus) -> None:
+    data = make_corpus([(3, 4)] * 60, (10, 50))
+    drawn = set()
+    for epoch in range(3):
+        planner = plan.Planner(data, batch_tokens=30, seed=1, weights=[3.0, 1.0])
+        counts = Counter(itertools.chain(*as_lists(planner.epoch(epoch))))
+        assert sum(counts[index] for index in range(10)) == 45
+        assert {counts[index] for index in range(10)} == {4, 5}
+        assert sum(counts[index] for index in range(10, 60)) == 15
+        assert max(counts[index] for index in range(10, 60)) == 1
+        drawn.add(tuple(index for index in range(60) if counts[index] in {1, 5}))
+    assert len(drawn) == 3
+
+
+def test_a_window_of_a_large_corpus_has_as_little_padding(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_WINDOW_PAIRS", 2048)
+    monkeypatch.setattr(plan, "WINDOW_PAIRS", 4096)
+    lengths = _realistic_lengths(8000)
+    planner = plan.Planner(make_corpus(lengths), batch_tokens=512, seed=1)
+    for number in range(2):
+        assert _share_of_real_tokens(lengths, planner.epoch(number), side=1) >= 0.9

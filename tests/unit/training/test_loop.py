@@ -485,7 +485,7 @@ def test_a_request_to_stop_saves_and_ends_nothing(make_run: MakeRun) -> None:
     values, tensors = run.edges.states[3]
     assert not values["finished"]
     assert tensors["weights"]["weight"].item() == 3
-    assert values["position"] == {"epoch": 0, "batch": 3}
+    assert plan.Position(**values["position"]) == plan.Position(0, 3)
     assert values["window"]["loss"] == 90.0, "what was not logged yet is kept for the next line"
 
 
