@@ -173,10 +173,16 @@ class Planner:
         """Deals shuffled pairs to pools, sorts, cuts and shuffles the batches."""
         src_lengths = self._data.src.lengths_of(order)
         tgt_lengths = self._data.tgt.lengths_of(order)
-        pools = tgt_lengths.cumsum(0).sub_(1) // (POOL_BATCHES * self._batch_tokens)
+        total = int(tgt_lengths.sum())
+        # Pools of one size: a small rest as a pool of its own would be padded more.
+        num_pools = max(1, round(total / (POOL_BATCHES * self._batch_tokens)))
+        pools = tgt_lengths.cumsum(0).sub_(1) * num_pools // total
         by = torch.arange(order.numel())
         # Sorted by pool, then target length, then source length; stable, so chance decides the rest.
-        for key in (src_lengths, tgt_lengths, pools):
+        # Sources rise at even target lengths and fall at odd ones: a batch that spans two target
+        # lengths has the long sources of both, or the short ones, instead of some of each.
+        winding = torch.where(tgt_lengths % 2 == 0, src_lengths, -src_lengths)
+        for key in (winding, tgt_lengths, pools):
             by = by[torch.argsort(key[by], stable=True)]
         batches = list(self._cut(order[by], tgt_lengths[by], pools[by]))
         shuffled = torch.randperm(len(batches), generator=generator).tolist()

@@ -167,8 +167,10 @@ def _run(
     config: schema.Config, tokenizer_dir: Path, arithmetic: devices.Arithmetic, batch_tokens: int
 ) -> Probe:
     training = config.training.model_copy(update={"batch_tokens": batch_tokens})
+    # The tokens of the sample belong beside its tokenizer, not among those of real runs.
+    data = config.data.model_copy(update={"cache_dir": None})
     parts = preparation.prepare(
-        config.model_copy(update={"training": training}), tokenizer_dir, arithmetic
+        config.model_copy(update={"training": training, "data": data}), tokenizer_dir, arithmetic
     )
     updater = update.Updater(
         parts.model,

@@ -399,3 +399,41 @@ def test_a_window_of_a_large_corpus_has_as_little_padding(
     planner = plan.Planner(make_corpus(lengths), batch_tokens=512, seed=1)
     for number in range(2):
         assert _share_of_real_tokens(lengths, planner.epoch(number), side=1) >= 0.9
+
+
+def share_of_real_tokens(planner: plan.Planner, data: corpus.Corpus) -> float:
+    src, tgt = data.src.lengths_of, data.tgt.lengths_of
+    real = positions = 0
+    for batch in planner.epoch(0):
+        for lengths in (src(batch), tgt(batch)):
+            real += int(lengths.sum())
+            positions += int(lengths.max()) * len(batch)
+    return real / positions
+
+
+def test_of_sentences_like_captions_nine_positions_in_ten_are_real(
+    make_corpus: MakeCorpus,
+) -> None:
+    """Sources and targets of like lengths, as in real text; a rest would be padded more."""
+    generator = torch.Generator().manual_seed(1)
+    src, ratio = (torch.randn(6000, generator=generator) for _ in range(2))
+    src = src * 4 + 14
+    pairs = zip(
+        src.round().clamp(4, 40).int().tolist(),
+        (src * (1.05 + 0.15 * ratio)).round().clamp(4, 40).int().tolist(),
+        strict=True,
+    )
+    data = make_corpus(list(pairs))
+    planner = plan.Planner(data, batch_tokens=700, seed=1)
+    assert share_of_real_tokens(planner, data) > 0.955
+
+
+def test_a_small_rest_is_no_pool_of_its_own(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "POOL_BATCHES", 2)
+    data = make_corpus([(5, 4 + index % 2) for index in range(50)])
+    # 225 tokens: were 200 a pool and 25 another, both would have pairs of both lengths.
+    batches = plan.Planner(data, batch_tokens=100, seed=1).epoch(0)
+    lengths = [data.tgt.lengths_of(batch).tolist() for batch in batches]
+    assert sorted(lengths) == [[4] * 25, [5] * 5, [5] * 20]
