@@ -88,7 +88,9 @@ def _translated(args: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     machine = translate.build_translator(args)
     hypotheses = [found[0].text for found in machine.translate(sources)]
     if machine.num_cut:
-        logger.warning("lines that were longer than the model reads and were cut: %d", machine.num_cut)
+        logger.warning(
+            "lines that were longer than the model reads and were cut: %d", machine.num_cut
+        )
     return hypotheses, references
 
 

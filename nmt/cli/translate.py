@@ -99,7 +99,9 @@ def _translate(
             "lines that were not valid UTF-8, whose bad bytes were replaced: %d", reader.num_invalid
         )
     if machine.num_cut:
-        logger.warning("lines that were longer than the model reads and were cut: %d", machine.num_cut)
+        logger.warning(
+            "lines that were longer than the model reads and were cut: %d", machine.num_cut
+        )
 
 
 def _write_all(

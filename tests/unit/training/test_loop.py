@@ -52,18 +52,27 @@ class CountingUpdater:
     def __init__(self, clock: Clock) -> None:
         self.model = CountingModel()
         self.optimizer = torch.optim.SGD(self.model.parameters())
+        self.ema, self.device_tokens = None, None
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.seeds: list[int] = []
+        self.bad: set[int] = set()
         self.rates: list[float] = []
         self.modes: list[bool] = []
         self._clock = clock
 
-    def update(self, pieces: Any, num_tokens: int, rate: float) -> update.UpdateResult:
+    def update(
+        self, pieces: Any, num_tokens: int, rate: float, *, seed: int
+    ) -> update.UpdateResult:
         self.rates.append(rate)
+        self.seeds.append(seed)
         self.modes.append(self.model.training)
         self._clock.now += 10.0
         with torch.no_grad():
             self.model.weight += 1.0
         loss = torch.tensor(self.model.count * num_tokens)
-        return update.UpdateResult(loss, loss / 2.0, torch.tensor(100.0 + self.model.count))
+        norm = torch.tensor(100.0 + self.model.count)
+        yes, no = torch.tensor(True), torch.tensor(False)
+        return update.UpdateResult(loss, loss / 2.0, norm, yes, no)
 
 
 class EndlessLoader:
@@ -131,6 +140,10 @@ class Edges:
 
     def best_weights(self, number: int) -> Tensors:
         return copy.deepcopy(self.states[number][1]["weights"])
+
+    def last_good(self) -> Saved:
+        good = [number for number, (v, _) in self.states.items() if not v["skipped_in_row"]]
+        return copy.deepcopy(self.states[max(good)])
 
     def stop_requested(self) -> bool:
         return self.stop_after is not None and self.model.count >= self.stop_after
