@@ -13,6 +13,11 @@ CPU = torch.device("cpu")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA is Linux's")
 
 
+def _begin(mebibytes: int, device: torch.device) -> None:
+    with memory.limited(mebibytes, device):
+        pytest.fail("it began")
+
+
 @pytest.mark.parametrize(
     ("error", "is_exhausted"),
     [
@@ -44,18 +49,15 @@ def test_a_limit_holds_and_is_lifted() -> None:
 @linux
 def test_a_limit_below_what_there_is_already_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match=r"memory_limit: 1 MiB.*before it begins"):
-        with memory.limited(1, CPU):
-            pytest.fail("it began")
+        _begin(1, CPU)
 
 
 def test_a_limit_is_refused_where_it_would_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.ConfigError, match="device meta"):
-        with memory.limited(4096, torch.device("meta")):
-            pytest.fail("it began")
+        _begin(4096, torch.device("meta"))
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(errors.ConfigError, match="on darwin"):
-        with memory.limited(4096, CPU):
-            pytest.fail("it began")
+        _begin(4096, CPU)
 
 
 def test_no_limit_is_none_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
