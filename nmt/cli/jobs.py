@@ -17,7 +17,7 @@ from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.inference import translator, validation
 from nmt.runtime import device as devices
-from nmt.runtime import files
+from nmt.runtime import files, memory
 from nmt.training import (
     initial,
     loop,
@@ -96,7 +96,9 @@ class Job:
             )
         total, done = self._config.training.max_updates, stored.update if stored else 0
         reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
-        with contextlib.closing(reporter):
+        # Not earlier: the threads that train a tokenizer end the process when they get no memory.
+        limit = self._config.training.memory_limit
+        with contextlib.closing(reporter), memory.limited(limit, self._arithmetic.device):
             trainer = self._trainer(parts, stored, reporter)
             logger.info(
                 "training on %s in %s, %d threads",

@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
         config.training.precision, devices.resolve(config.device)
     )
     devices.set_up(arithmetic.device, config.threads)
+    memory.check_limit(config.training.memory_limit, arithmetic.device)
     _check_corpora(config)
     if args.fresh:
         _move_aside(run_dir)
     files.make_dir(run_dir)
     with (
-        memory.limited(config.training.memory_limit, arithmetic.device),
         locks.RunLock(run_dir),
         _logged(run_dir) as run_log,
         logs.AppendLog(run_dir / "metrics.jsonl") as metrics,

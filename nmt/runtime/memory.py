@@ -39,6 +39,33 @@ def give_back(device: torch.device) -> None:
             trim(0)
 
 
+def check_limit(mebibytes: int | None, device: torch.device) -> None:
+    """Finds out whether `limited` can keep a limit.
+
+    Args:
+        mebibytes: the limit, or None for none.
+        device: of the run.
+
+    Raises:
+        errors.ConfigError: the platform or the device knows no such limit, or it is lower than what
+            the process has already.
+    """
+    if mebibytes is None:
+        return
+    place = f"training.memory_limit: {mebibytes} MiB"
+    if not sys.platform.startswith("linux") or device.type != "cpu":
+        raise errors.ConfigError(
+            f"{place} cannot be kept (given: device {device.type} on {sys.platform}). It works on "
+            "the CPU, on Linux. Remove it; a device's own limit needs no setting."
+        )
+    used = _data_size() // MIB
+    if mebibytes <= used:
+        raise errors.ConfigError(
+            f"{place} is no more than the process has before it trains ({used} MiB). "
+            "Raise it, or set null for no limit."
+        )
+
+
 @contextlib.contextmanager
 def limited(mebibytes: int | None, device: torch.device) -> Iterator[None]:
     """Limits the memory of this process while the context is open.
@@ -51,26 +78,14 @@ def limited(mebibytes: int | None, device: torch.device) -> Iterator[None]:
         device: of the run.
 
     Raises:
-        errors.ConfigError: the platform or the device knows no such limit, or it is lower than what
-            the process has already.
+        errors.ConfigError: as `check_limit` says.
     """
+    check_limit(mebibytes, device)
     if mebibytes is None:
         yield
         return
-    place = f"training.memory_limit: {mebibytes} MiB"
-    if not sys.platform.startswith("linux") or device.type != "cpu":
-        raise errors.ConfigError(
-            f"{place} cannot be kept (given: device {device.type} on {sys.platform}). It works on "
-            "the CPU, on Linux. Remove it; a device's own limit needs no setting."
-        )
     import resource  # not on every platform
 
-    used = _data_size()
-    if mebibytes * MIB <= used:
-        raise errors.ConfigError(
-            f"{place} is no more than the process has before it begins ({used // MIB} MiB). "
-            "Raise it, or set null for no limit."
-        )
     before, highest = resource.getrlimit(resource.RLIMIT_DATA)
     limit = mebibytes * MIB
     if highest != resource.RLIM_INFINITY:

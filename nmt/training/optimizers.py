@@ -51,7 +51,8 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
         model: the model whose parameters are trained.
 
     Raises:
-        errors.ConfigError: a pattern of `rate_factors` names nothing; this torch has no Muon.
+        errors.ConfigError: a pattern of `rate_factors` names nothing; Muon has nothing to train, or
+            this torch has no Muon.
     """
     factors = selection.rate_factors(config, model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -73,6 +74,11 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
     hidden = _hidden_matrices(model)
     others = {name: p for name, p in trained.items() if name not in hidden}
     matrices = {name: p for name, p in trained.items() if name in hidden}
+    if not matrices:
+        raise errors.ConfigError(
+            "training.optimizer: muon has no matrix of a hidden layer to train (given: freeze "
+            f"{', '.join(config.freeze) or 'nothing'}). Take adamw, or freeze less."
+        )
     muon_factors = {name: factor * config.muon_rate_factor for name, factor in factors.items()}
     muon = torch.optim.Muon(
         _groups(matrices, muon_factors),
@@ -81,6 +87,8 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
         weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
+    if not others:
+        return muon
     return MuonWithAdamW(muon, torch.optim.AdamW(_decayed(others, factors, config), **settings))
 
 

@@ -48,7 +48,7 @@ def test_a_limit_holds_and_is_lifted() -> None:
 
 @linux
 def test_a_limit_below_what_there_is_already_is_refused() -> None:
-    with pytest.raises(errors.ConfigError, match=r"memory_limit: 1 MiB.*before it begins"):
+    with pytest.raises(errors.ConfigError, match=r"memory_limit: 1 MiB.*before it trains"):
         _begin(1, CPU)
 
 

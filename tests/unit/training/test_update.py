@@ -270,6 +270,10 @@ def test_what_is_not_finite_moves_nothing(
         assert torch.equal(tensor, wanted), name
 
 
+def _endless(original: Callable) -> Callable:
+    return lambda *given: tuple(tensor * float("inf") for tensor in original(*given))
+
+
 def test_a_skipped_update_does_not_show_in_the_next_one(
     build_model: BuildModel, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,12 +290,7 @@ def test_a_skipped_update_does_not_show_in_the_next_one(
         updater.update(batch.pieces, batch.num_tokens, 0.1, seed=1)
         if skips:
             with monkeypatch.context() as patch:
-                original = update.summed_loss
-                patch.setattr(
-                    update,
-                    "summed_loss",
-                    lambda *given: tuple(t * float("inf") for t in original(*given)),
-                )
+                patch.setattr(update, "summed_loss", _endless(update.summed_loss))
                 assert not updater.update(batch.pieces, 1, 0.1, seed=2).is_taken
         updater.update(batch.pieces, batch.num_tokens, 0.1, seed=3)
         found.append(everything(updater))
