@@ -17,7 +17,7 @@ from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.inference import translator, validation
 from nmt.runtime import device as devices
-from nmt.runtime import files, memory
+from nmt.runtime import files
 from nmt.training import (
     initial,
     loop,
@@ -96,9 +96,7 @@ class Job:
             )
         total, done = self._config.training.max_updates, stored.update if stored else 0
         reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
-        # Not earlier: the threads that train a tokenizer end the process when they get no memory.
-        limit = self._config.training.memory_limit
-        with contextlib.closing(reporter), memory.limited(limit, self._arithmetic.device):
+        with contextlib.closing(reporter):
             trainer = self._trainer(parts, stored, reporter)
             logger.info(
                 "training on %s in %s, %d threads",
@@ -130,6 +128,7 @@ class Job:
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
         )
+        updater.memory_limit = training.memory_limit
         if stored is None and training.max_device_tokens == "auto":
             longest = preparation.longest_pair(self._config, parts.model)
             updater.device_tokens = probe.find_device_tokens(

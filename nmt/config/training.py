@@ -21,7 +21,8 @@ class TrainingConfig(knobs.Section):
     )
     memory_limit: int | None = knobs.knob(
         None,
-        "memory of the process at most, on the CPU of a Linux machine; a batch that needs more is cut",
+        "memory of the process while it computes gradients, on a CPU under Linux; "
+        "a batch that needs more is cut",
         unit="MiB",
         ge=1,
         why="null = all that the system gives",

@@ -67,20 +67,16 @@ def check_limit(mebibytes: int | None, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def limited(mebibytes: int | None, device: torch.device) -> Iterator[None]:
+def limited(mebibytes: int | None) -> Iterator[None]:
     """Limits the memory of this process while the context is open.
 
     What counts is what the process has asked for (heap and private mappings: RLIMIT_DATA), not what
-    it has touched.
+    it has touched. Only code that can take a failed allocation belongs into the context: threads
+    that start in it, and files that are mapped, fail in ways that end the process.
 
     Args:
-        mebibytes: the limit, or None for none.
-        device: of the run.
-
-    Raises:
-        errors.ConfigError: as `check_limit` says.
+        mebibytes: the limit, or None for none; one that `check_limit` has passed.
     """
-    check_limit(mebibytes, device)
     if mebibytes is None:
         yield
         return

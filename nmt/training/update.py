@@ -53,6 +53,7 @@ class Updater:
         scaler: of the loss, in fp16.
         device_tokens: positions of a piece that are known to fit the device, or None while
             everything did.
+        memory_limit: of the process while it computes gradients, in MiB, or None.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Updater:
         self.model = model
         self.optimizer = optimizer
         self.device_tokens: int | None = None
+        self.memory_limit: int | None = None
         self._arithmetic = arithmetic
         self._smoothing = smoothing
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
@@ -157,9 +159,11 @@ class Updater:
         nlls: list[torch.Tensor] = []
         for piece in pieces:
             try:
-                with self._arithmetic.autocast():
-                    piece_loss, piece_nll = summed_loss(self.model, piece, self._smoothing)
-                self.scaler.scale(piece_loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+                with memory.limited(self.memory_limit):
+                    with self._arithmetic.autocast():
+                        piece_loss, piece_nll = summed_loss(self.model, piece, self._smoothing)
+                    scaled = self.scaler.scale(piece_loss / num_tokens)
+                    scaled.backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_exhausted(error):
                     raise
