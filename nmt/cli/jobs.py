@@ -176,7 +176,7 @@ class Job:
     def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
         """Returns the newest state before the updates that were skipped."""
         found = resume.latest(
-            self._run_dir, accept=lambda values: not values["progress"]["skipped_in_row"]
+            self._run_dir, accept=lambda values: not values["progress"].get("skipped_in_row")
         )
         # A run that was stopped amid skipped updates may have saved no other one.
         found = found or resume.latest(self._run_dir)
