@@ -9,7 +9,8 @@ import torch
 from nmt.checkpoint import averaging, folder, resume, weights
 
 INTERVALS = {"checkpoint_interval": 1, "validation_interval": 2, "best_metric": "loss"}
-SETTINGS = INTERVALS | {"keep_checkpoints": 3, "max_updates": 5}
+FAST = {"warmup_updates": 0, "learning_rate": 0.05}
+SETTINGS = INTERVALS | FAST | {"keep_checkpoints": 3, "max_updates": 5}
 
 
 def mean(parts):
@@ -77,3 +78,13 @@ def test_torn_checkpoint_is_named(configure, nmt):
     torn.write_bytes(torn.read_bytes()[:-1])
     nmt("average", "run", "--last", "2", "--output", "mean").assert_refused(1, str(torn))
     assert not Path("mean").exists()
+
+
+def test_a_run_with_a_moving_average_publishes_it(configure, nmt):
+    configure("rnn", training=SETTINGS | {"ema_decay": 0.5, "validation_interval": 5})
+    assert nmt("train", "c.yaml").code == 0
+    state = resume.load(Path("run"), 5).tensors
+    published = folder.read(Path("run")).tensors
+    for name, tensor in state["ema"].items():
+        assert torch.equal(published[name], tensor), name
+    assert any(not torch.equal(published[name], state["weights"][name]) for name in state["ema"])
