@@ -2,6 +2,7 @@
 
     python scripts/kill_resume.py                      # 20 kills of each family: about six minutes
     python scripts/kill_resume.py --families rnn --kills 5 --seed 7
+    python scripts/kill_resume.py --families transformer --variant ema muon
 
 A run that was killed and resumed has to end with the same bytes of `model.safetensors`, and the
 same numbers in `metrics.jsonl`, as the undisturbed one. The moments are drawn over the whole run:
@@ -26,7 +27,7 @@ run_dir: {run_dir}
 data:
   src_lang: en
   tgt_lang: de
-  train: [{{src: {data}/train.en, tgt: {data}/train.de}}]
+  train: [{train}]
   valid: {{src: {data}/valid.en, tgt: {data}/valid.de}}
 tokenizer: {{type: bpe, vocab_size: 500}}
 model:
@@ -34,19 +35,31 @@ model:
   decoder: {{type: {family}, num_layers: 1, {sizes}, dropout: 0.2}}
 training:
   batch_tokens: 1024
-  max_device_tokens: 800
   max_updates: {updates}
   warmup_updates: 50
   logging_interval: 10
   validation_interval: 60
   checkpoint_interval: 15
   average_checkpoints: 3
+{training}
 decoding: {{max_length: 40}}
 """
 SIZES = {
     "transformer": "hidden_size: 64, feedforward_size: 128",
     "rnn": "embedding_size: 64, hidden_size: 64",
     "cnn": "embedding_size: 64, hidden_size: 64",
+}
+# What each variant adds to the section `training`.
+VARIANTS = {
+    "plain": "",
+    "bf16": "precision: bf16",
+    "fp32": "precision: fp32",
+    "accumulation": "max_device_tokens: 200",
+    "ema": "ema_decay: 0.98",
+    "adamw": "optimizer: adamw",
+    "muon": "optimizer: muon",
+    "freeze": 'freeze: ["encoder.*"]',
+    "weighted": "",
 }
 CLOCK_FIELDS = ("seconds", "tokens_per_second")
 
@@ -72,13 +85,31 @@ def start(config: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def write_config(work: Path, family: str, name: str, updates: int) -> tuple[Path, Path]:
+def write_config(
+    work: Path, family: str, variant: str, name: str, updates: int
+) -> tuple[Path, Path]:
     """Returns the configuration of a run and its folder, which is not there yet."""
-    run_dir = work / f"{family}-{name}"
+    run_dir = work / f"{family}-{variant}-{name}"
     shutil.rmtree(run_dir, ignore_errors=True)
-    config = work / f"{family}-{name}.yaml"
+    config = run_dir.with_suffix(".yaml")
+    data = work / "data"
+    sides = [f"src: {data}/{part}.en, tgt: {data}/{part}.de" for part in ("train", "valid")]
+    train = f"{{{sides[0]}}}"
+    if variant == "weighted":
+        train = ", ".join(
+            f"{{{side}, weight: {weight}}}" for side, weight in zip(sides, (3, 1), strict=True)
+        )
+    given = VARIANTS[variant]
+    if "max_device_tokens" not in given:
+        given += "\n  max_device_tokens: 800"
     text = CONFIG.format(
-        run_dir=run_dir, data=work / "data", family=family, sizes=SIZES[family], updates=updates
+        run_dir=run_dir,
+        data=data,
+        train=train,
+        family=family,
+        sizes=SIZES[family],
+        updates=updates,
+        training=f"  {given}".replace("\n  \n", "\n"),
     )
     config.write_text(text)
     return config, run_dir
@@ -152,17 +183,17 @@ def kill_often(
     return found
 
 
-def check_family(work: Path, family: str, args: argparse.Namespace) -> bool:
-    rng = random.Random(f"{args.seed} {family}")
-    config, run_dir = write_config(work, family, "alone", args.updates)
+def check(work: Path, family: str, variant: str, args: argparse.Namespace) -> bool:
+    rng = random.Random(f"{args.seed} {family} {variant}")
+    config, run_dir = write_config(work, family, variant, "alone", args.updates)
     start_up = start_up_seconds(config, run_dir)
     seconds = finish(config)
     expected = result_of(run_dir)
-    config, run_dir = write_config(work, family, "killed", args.updates)
+    config, run_dir = write_config(work, family, variant, "killed", args.updates)
     found = kill_often(config, args.kills, rng, start_up, seconds - start_up)
     finish(config)
     killed = result_of(run_dir)
-    print(f"{family}: undisturbed run {seconds:.1f} s, sha256 {expected.sha256}")
+    print(f"{family}, {variant}: undisturbed run {seconds:.1f} s, sha256 {expected.sha256}")
     print(f"  {args.kills} kills; went on from update: {' '.join(found)}")
     print(f"  killed run: sha256 {killed.sha256}")
     same_weights = killed.sha256 == expected.sha256
@@ -174,6 +205,7 @@ def check_family(work: Path, family: str, args: argparse.Namespace) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=["plain"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
@@ -181,7 +213,11 @@ def main() -> int:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     make_corpus(args.work / "data")
-    good = [check_family(args.work, family, args) for family in args.families]
+    good = [
+        check(args.work, family, variant, args)
+        for family in args.families
+        for variant in args.variant
+    ]
     return 0 if all(good) else 1
 
 

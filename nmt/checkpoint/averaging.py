@@ -6,7 +6,7 @@ Source: checkpoint averaging as in Vaswani et al. 2017, section 6.1.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -105,15 +105,33 @@ def average(run_dir: Path, updates: Collection[int]) -> dict[str, torch.Tensor]:
         ModelError: two snapshots are of different models.
         FileError: a snapshot cannot be read.
     """
-    assert updates, "an average is of at least one snapshot"
     ordered = sorted(set(updates))
+    return mean(
+        (f"{run_dir / FOLDER}: snapshot of update {update}", load(run_dir, update))
+        for update in ordered
+    )
+
+
+def mean(named: Iterable[tuple[str, Mapping[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+    """Returns the mean of some weights, of which two at a time are in memory.
+
+    Args:
+        named: what messages call them, and the tensors by name; at least one, in the order in which
+            they are summed.
+
+    Returns:
+        Tensors of the dtypes of the last ones, as `average` has them.
+
+    Raises:
+        ModelError: two are of different models.
+    """
     sums: dict[str, torch.Tensor] = {}
-    last: dict[str, torch.Tensor] = {}
-    for update in ordered:
-        last = _load(run_dir, update)
+    last: Mapping[str, torch.Tensor] = {}
+    count = 0
+    for place, last in named:
+        count += 1
         if sums:
-            shapes = {name: value.shape for name, value in sums.items()}
-            weights.check_fit(shapes, last, f"{run_dir / FOLDER}: snapshot of update {update}")
+            weights.check_fit({name: value.shape for name, value in sums.items()}, last, place)
             for name, value in last.items():
                 sums[name] += value
         else:
@@ -121,8 +139,9 @@ def average(run_dir: Path, updates: Collection[int]) -> dict[str, torch.Tensor]:
                 name: value.double() if value.is_floating_point() else value.clone()
                 for name, value in last.items()
             }
+    assert count, "an average is of at least one"
     return {
-        name: (sums[name] / len(ordered)).to(value.dtype) if value.is_floating_point() else value
+        name: (sums[name] / count).to(value.dtype) if value.is_floating_point() else value
         for name, value in last.items()
     }
 
@@ -146,7 +165,16 @@ def _retain(run_dir: Path, keep: int, needed_by: Collection[int]) -> None:
             _remove(path)
 
 
-def _load(run_dir: Path, update: int) -> dict[str, torch.Tensor]:
+def load(run_dir: Path, update: int) -> dict[str, torch.Tensor]:
+    """Returns the weights of one snapshot.
+
+    Args:
+        run_dir: the run folder.
+        update: one of `snapshot_updates`.
+
+    Raises:
+        TrainingError: it is missing, torn or altered.
+    """
     path = _snapshots(run_dir).get(update)
     if path is None:
         raise _bad_snapshot(run_dir / FOLDER / f"{update:08d}-*.safetensors", "missing")

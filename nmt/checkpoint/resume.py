@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,25 +126,32 @@ def load(run_dir: Path, update: int) -> ResumeState:
     return ResumeState(update, content["values"], tensors)
 
 
-def latest(run_dir: Path) -> ResumeState | None:
+def latest(
+    run_dir: Path, *, accept: Callable[[dict[str, Any]], bool] = lambda values: True
+) -> ResumeState | None:
     """Loads the newest good state; logs a warning for each newer one that is damaged.
 
     Args:
         run_dir: the run folder.
+        accept: tells from a state's values whether it will do.
 
     Returns:
-        The state, or None if none was ever saved.
+        The state, or None if none was ever saved, or none will do.
 
     Raises:
         TrainingError: there are states, and every one is damaged.
     """
     found = updates(run_dir)
+    is_any_whole = False
     for update in reversed(found):
         try:
-            return load(run_dir, update)
+            state = load(run_dir, update)
+            is_any_whole = True
+            if accept(state.values):
+                return state
         except (errors.TrainingError, errors.ModelError, errors.FileError) as error:
             logger.warning("The checkpoint of update %d is passed over. %s", update, error)
-    if not found:
+    if not found or is_any_whole:
         return None
     raise errors.TrainingError(
         f"{run_dir / FOLDER}: no checkpoint is whole (damaged: {len(found)} of {len(found)}). "

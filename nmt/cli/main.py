@@ -18,7 +18,7 @@ from nmt import errors
 from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
-TORCH_VERBS = frozenset({"train", "check", "translate", "evaluate"})
+TORCH_VERBS = frozenset({"train", "check", "translate", "evaluate", "average"})
 
 
 def main(argv: list[str] | None = None) -> int:

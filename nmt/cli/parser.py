@@ -85,6 +85,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "translate": ("translate lines", _add_translate),
         "evaluate": ("score translations against references", _add_evaluate),
         "inspect": ("show what is in a model folder", _add_inspect),
+        "average": ("average the weights of a run's checkpoints", _add_average),
     }
     verbs: dict[str, argparse.ArgumentParser] = {}
     for name, (text, add) in makers.items():
@@ -202,6 +203,23 @@ def _add_inspect(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_average(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL_DIR", help="folder of a run, finished or not")
+    which = verb.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--last", type=_positive, metavar="N", help="average the newest N checkpoints"
+    )
+    which.add_argument(
+        "--checkpoints",
+        type=_positives,
+        metavar="U1,U2,...",
+        help="average the checkpoints of these updates; `nmt inspect` lists them",
+    )
+    verb.add_argument(
+        "--output", required=True, metavar="DIR", help="the new model folder, not there yet"
+    )
+
+
 def _add_decoding(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
     verb.add_argument("--beam-size", type=_integer, metavar="N", help="hypotheses; 1 = greedy")
@@ -256,6 +274,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"wants at least 1 (given: {number}).")
     return number
+
+
+def _positives(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
 
 
 def _number(text: str) -> float:

@@ -2,26 +2,21 @@
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import logging
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from nmt import errors
-from nmt.checkpoint import averaging, folder, logs, resume
+from nmt.checkpoint import folder, logs, resume
+from nmt.cli import jobs
 from nmt.config import loading, schema
 from nmt.data import readers
-from nmt.inference import translator, validation
 from nmt.runtime import device as devices
-from nmt.runtime import files, locks
-from nmt.training import loop, optimizers, preparation, progress, reporting, update
+from nmt.runtime import files, locks, memory
+from nmt.training import initial, progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         config.training.precision, devices.resolve(config.device)
     )
     devices.set_up(arithmetic.device, config.threads)
+    memory.check_limit(config.training.memory_limit, arithmetic.device)
     _check_corpora(config)
     if args.fresh:
         _move_aside(run_dir)
@@ -54,13 +50,16 @@ def run(args: argparse.Namespace) -> int:
         logs.AppendLog(run_dir / "metrics.jsonl") as metrics,
     ):
         stored = _stored_state(run_dir)
-        if stored is not None:
-            _compare(config, stored)
+        earlier = None if stored is None else _config_of(run_dir, stored)
+        config = initial.completed(config, earlier)
+        if stored is not None and earlier is not None:
+            _compare(config, earlier)
             if _is_over(config, stored):
                 folder.record_last_run(run_dir)
                 return 0
         with _Signals() as signals:
-            job = _Job(config, arithmetic, _Files(run_dir, run_log, metrics), signals)
+            run_files = jobs.Files(run_dir, run_log, metrics)
+            job = jobs.Job(config, arithmetic, run_files, lambda: signals.received != 0)
             finished = job.train(stored, quiet=args.quiet)
     if finished:
         return 0
@@ -113,13 +112,16 @@ def _stored_state(run_dir: Path) -> resume.ResumeState | None:
     return stored
 
 
-def _compare(config: schema.Config, stored: resume.ResumeState) -> None:
+def _config_of(run_dir: Path, stored: resume.ResumeState) -> schema.Config:
+    return loading.parse(stored.values["config"], f"{run_dir} (the run so far)")
+
+
+def _compare(config: schema.Config, old: schema.Config) -> None:
     """Checks that the configuration may go on with a stored run.
 
     Raises:
         errors.ConfigError: a key has changed that shapes the run.
     """
-    old = loading.parse(stored.values["config"], f"{config.run_dir} (the run so far)")
     changed = loading.frozen_keys(old, config)
     if changed:
         raise errors.ConfigError(
@@ -195,154 +197,3 @@ def _logged(run_dir: Path) -> Iterator[logs.AppendLog]:
     finally:
         root.removeHandler(handler)
         run_log.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """The folder of a run and its logs, open."""
-
-    run_dir: Path
-    run_log: logs.AppendLog
-    metrics: logs.AppendLog
-
-
-class _Job:
-    """One invocation of `nmt train` on one run folder."""
-
-    def __init__(
-        self,
-        config: schema.Config,
-        arithmetic: devices.Arithmetic,
-        run_files: _Files,
-        signals: _Signals,
-    ) -> None:
-        self._config = config
-        self._config_text = loading.dump(config)
-        self._arithmetic = arithmetic
-        self._run_dir = run_files.run_dir
-        self._run_log = run_files.run_log
-        self._metrics = run_files.metrics
-        self._signals = signals
-        self._fingerprint = ""
-
-    def train(self, stored: resume.ResumeState | None, *, quiet: bool) -> bool:
-        """Goes on from a stored state, or from nothing; returns whether the run is finished."""
-        tokenizer_dir = self._run_dir / "tokenizer"
-        if stored is None:
-            # Without a resume state, whatever an earlier start left is not of this run for sure.
-            self._run_log.cut_back(0)
-            self._metrics.cut_back(0)
-            folder.retract(self._run_dir)
-            averaging.prune(self._run_dir, 0, keep=self._config.training.average_checkpoints)
-            files.remove_tree(tokenizer_dir)
-            preparation.make_tokenizers(self._config, tokenizer_dir)
-        else:
-            self._run_log.cut_back(stored.values["log_bytes"])
-            self._metrics.cut_back(stored.values["metrics_bytes"])
-            folder.verify_tokenizer(self._run_dir)
-        folder.record_last_run(self._run_dir)
-        parts = preparation.prepare(
-            self._config,
-            tokenizer_dir,
-            self._arithmetic,
-            fingerprint=stored.values["fingerprint"] if stored is not None else None,
-        )
-        self._fingerprint = parts.fingerprint
-        total, done = self._config.training.max_updates, stored.update if stored else 0
-        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
-        with contextlib.closing(reporter), contextlib.closing(parts):
-            trainer = self._trainer(parts, stored, reporter)
-            logger.info(
-                "training on %s in %s, %d threads",
-                self._arithmetic.device,
-                self._arithmetic.name,
-                torch.get_num_threads(),
-            )
-            return trainer.run()
-
-    def _trainer(
-        self,
-        parts: preparation.Parts,
-        stored: resume.ResumeState | None,
-        reporter: reporting.Reporter,
-    ) -> loop.Trainer:
-        training = self._config.training
-        updater = update.Updater(
-            parts.model,
-            optimizers.build(training, parts.model),
-            self._arithmetic,
-            smoothing=training.label_smoothing,
-            clip_norm=training.clip_norm,
-        )
-        trainer = loop.Trainer(
-            updater, parts.loader, training, self._arithmetic, self._hooks(parts), reporter
-        )
-        if stored is not None:
-            trainer.restore(stored.values["progress"], stored.tensors)
-            averaging.prune(
-                self._run_dir,
-                stored.update,
-                keep=training.average_checkpoints,
-                needed_by=resume.updates(self._run_dir),
-            )
-            logger.info("resumed from update %d", stored.update)
-        return trainer
-
-    def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
-        config = self._config
-        pairs = list(readers.read_pairs(config.data.valid))
-        validator = validation.Validator(
-            [src for src, _ in pairs],
-            [tgt for _, tgt in pairs],
-            translator.Texts(parts.src_tokenizer, parts.tgt_tokenizer),
-            config.decoding.model_copy(update={"beam_size": config.training.validation_beam_size}),
-            self._arithmetic,
-        )
-        return loop.Hooks(
-            validate=validator.validate,
-            save=self._save,
-            snapshot=self._snapshot,
-            publish=self._publish,
-            average=self._average,
-            best_weights=lambda number: resume.load(self._run_dir, number).tensors["weights"],
-            write_metrics=lambda line: self._metrics.write(json.dumps(line) + "\n"),
-            stop_requested=lambda: self._signals.received != 0,
-        )
-
-    def _save(self, state: progress.Progress, tensors: dict[str, loop.Tensors]) -> None:
-        values = {
-            "progress": state.to_json(),
-            "config": self._config_text,
-            "fingerprint": self._fingerprint,
-            "log_bytes": self._run_log.offset(),
-            "metrics_bytes": self._metrics.offset(),
-        }
-        resume.save(
-            self._run_dir,
-            resume.ResumeState(state.update, values, tensors),
-            keep=self._config.training.keep_checkpoints,
-            best=state.best_update,
-        )
-
-    def _snapshot(self, number: int, weights: loop.Tensors) -> None:
-        averaging.save_snapshot(
-            self._run_dir,
-            number,
-            weights,
-            keep=self._config.training.average_checkpoints,
-            needed_by=resume.updates(self._run_dir),
-        )
-
-    def _average(self) -> loop.Tensors | None:
-        newest = averaging.snapshot_updates(self._run_dir)
-        newest = newest[-self._config.training.average_checkpoints :]
-        return averaging.average(self._run_dir, newest) if len(newest) > 1 else None
-
-    def _publish(self, number: int, weights: loop.Tensors, scores: dict[str, float]) -> None:
-        folder.publish(
-            self._run_dir,
-            config_text=self._config_text,
-            tensors=weights,
-            scores=scores,
-            update=number,
-        )

@@ -1,8 +1,16 @@
 """How a setting is declared: default, description, unit, and why the default is what it is."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
+
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+
+
+class Section(pydantic.BaseModel):
+    """A block of settings: frozen, unknown keys forbidden."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def knob(default: Any, text: str, *, unit: str = "", why: str = "", **limits: Any) -> Any:
@@ -17,9 +25,3 @@ def knob(default: Any, text: str, *, unit: str = "", why: str = "", **limits: An
     """
     extra: dict[str, Any] = {"unit": unit, "why": why}
     return pydantic.Field(default, description=text, json_schema_extra=extra, **limits)
-
-
-class Section(pydantic.BaseModel):
-    """A block of settings: frozen, unknown keys forbidden."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

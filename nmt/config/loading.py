@@ -28,6 +28,7 @@ FREE_KEYS = frozenset(
         "training.logging_interval",
         "training.checkpoint_interval",
         "training.keep_checkpoints",
+        "training.memory_limit",
     }
 )
 _CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl"})

@@ -126,6 +126,8 @@ def describe_type(annotation: Any) -> str:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return f"list of {inner[0]}"
         return f"[{', '.join(inner)}]"
+    if origin is dict:
+        return f"{describe_type(arguments[0])} to {describe_type(arguments[1])}"
     if arguments:
         return " or ".join(describe_type(argument) for argument in arguments)
     names = {int: "int", float: "float", str: "text", bool: "true, false", type(None): "null"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -62,6 +62,64 @@ def pad(sentences: list[torch.Tensor], padding: int) -> tuple[torch.Tensor, torc
     lengths_B = torch.tensor([len(sentence) for sentence in sentences])
     ids_BS = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=padding)
     return ids_BS, torch.arange(ids_BS.shape[1]) < lengths_B.unsqueeze(1)
+
+
+def num_positions(piece: Piece) -> int:
+    """Returns the positions of a piece on its longer side, padding included."""
+    return max(piece.src_BS.numel(), piece.tgt_in_BT.numel())
+
+
+def fitted(pieces: Sequence[Piece], max_positions: int | None) -> list[Piece]:
+    """Returns the pieces, each halved until it has no more positions than that (or one pair).
+
+    Args:
+        pieces: of one batch.
+        max_positions: see `num_positions`; None for no limit.
+    """
+    found: list[Piece] = []
+    for piece in pieces:
+        if (
+            max_positions is None
+            or num_positions(piece) <= max_positions
+            or piece.src_BS.shape[0] == 1
+        ):
+            found.append(piece)
+        else:
+            found += fitted(split(piece), max_positions)
+    return found
+
+
+def split(piece: Piece) -> tuple[Piece, Piece]:
+    """Returns the first and the second half of the pairs of a piece, no wider than they need be.
+
+    The host has to know where the halves end, so it waits for the device.
+
+    Args:
+        piece: of two pairs or more.
+    """
+    middle = (piece.src_BS.shape[0] + 1) // 2
+    tgt_length = piece.tgt_in_BT.shape[1]
+    num_real = int((piece.real_N < middle * tgt_length).sum())
+    halves = []
+    for rows, reals, first in (
+        (slice(None, middle), slice(None, num_real), 0),
+        (slice(middle, None), slice(num_real, None), middle),
+    ):
+        mask_BS, real_N = piece.src_mask_BS[rows], piece.real_N[reals]
+        src_width = int(mask_BS.sum(1).max())
+        tgt_width = int((real_N % tgt_length).max()) + 1
+        # A position counts from the first row of the half, in rows of its own width.
+        row_N = torch.div(real_N, tgt_length, rounding_mode="floor") - first
+        halves.append(
+            Piece(
+                src_BS=piece.src_BS[rows, :src_width].contiguous(),
+                src_mask_BS=mask_BS[:, :src_width].contiguous(),
+                tgt_in_BT=piece.tgt_in_BT[rows, :tgt_width].contiguous(),
+                real_N=row_N * tgt_width + real_N % tgt_length,
+                tgt_out_N=piece.tgt_out_N[reals],
+            )
+        )
+    return halves[0], halves[1]
 
 
 class Collator:

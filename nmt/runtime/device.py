@@ -194,27 +194,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Returns the states of the random generators that training draws from, as CPU tensors."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["device"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["device"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_random_states(device: torch.device, states: dict[str, torch.Tensor]) -> None:
-    """Sets the generators to what `random_states` returned."""
-    torch.set_rng_state(states["cpu"])
-    if "device" not in states:
-        return  # the run goes on on another device than it was on
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["device"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(states["device"])
-
-
 class SideStream:
     """Copies to the device beside its computation, on CUDA; elsewhere copies in place.
 

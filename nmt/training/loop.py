@@ -8,21 +8,25 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
-
-import torch
 
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.training import optimizers, progress, reporting, schedules, update
+from nmt.runtime import seeds
+from nmt.training import progress, reporting, schedules, update
+from nmt.training import tensors as state_tensors
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, torch.Tensor]
+Tensors = state_tensors.Tensors
+
+# A run that cannot be mended by an eighth of its rate will not be by less.
+MAX_ROLLBACKS = 3
+ROLLBACK_FACTOR = 0.5
 
 
 class Validation(Protocol):
@@ -44,6 +48,8 @@ class Hooks:
         publish: makes these weights, of this update and with these scores, the model of the run.
         average: returns the mean of the kept weights, or None if there are fewer than two.
         best_weights: returns the weights of the best update.
+        last_good: returns progress and tensors of the newest state that no skipped update led up to,
+            and forgets what came after it.
         write_metrics: appends a line to the metrics.
         stop_requested: whether the user wants the run to stop.
     """
@@ -54,6 +60,7 @@ class Hooks:
     publish: Callable[[int, Tensors, dict[str, float]], None]
     average: Callable[[], Tensors | None]
     best_weights: Callable[[int], Tensors]
+    last_good: Callable[[], tuple[dict[str, Any], dict[str, Tensors]]]
     write_metrics: Callable[[dict[str, Any]], None]
     stop_requested: Callable[[], bool]
 
@@ -69,6 +76,8 @@ class Trainer:
         arithmetic: devices.Arithmetic,
         hooks: Hooks,
         reporter: reporting.Reporter,
+        *,
+        seed: int = 1,
     ) -> None:
         """Takes the parts of a run that starts anew; `restore` makes it one that goes on.
 
@@ -79,6 +88,7 @@ class Trainer:
             arithmetic: device and precision.
             hooks: what is done at the edges.
             reporter: what is shown.
+            seed: of the configuration.
         """
         self._updater = updater
         self._model = updater.model
@@ -87,8 +97,10 @@ class Trainer:
         self._arithmetic = arithmetic
         self._hooks = hooks
         self._reporter = reporter
+        self._seed = seed
         self.progress = progress.Progress()
-        self._sums: list[update.UpdateResult] = []
+        # Updates that the device may still be at work on: number, result, tokens, positions.
+        self._under_way: list[tuple[int, update.UpdateResult, int, int]] = []
         self._last_norm = 0.0
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
@@ -99,42 +111,17 @@ class Trainer:
             tensors: what `tensors` returned.
         """
         self.progress = progress.Progress.from_json(values)
-        self.load_weights(tensors["weights"])
-        optimizers.restore(self._updater.optimizer, tensors["optimizer"])
-        devices.restore_random_states(self._arithmetic.device, tensors["random"])
-        if self._arithmetic.needs_scaler and "scaler" in tensors:
-            # The scale and its factors are fractions, the counts of updates are whole.
-            whole = {"growth_interval", "_growth_tracker"}
-            self._updater.scaler.load_state_dict(
-                {
-                    name: int(tensor.item()) if name in whole else tensor.item()
-                    for name, tensor in tensors["scaler"].items()
-                }
-            )
+        state_tensors.restore(self._updater, tensors, self.progress.update)
+        self._updater.device_tokens = self.progress.device_tokens
 
     def tensors(self) -> dict[str, Tensors]:
         """Returns all tensors that a resumed run needs."""
-        tensors = {
-            "weights": self.weights(),
-            "optimizer": optimizers.state_tensors(self._updater.optimizer),
-            "random": devices.random_states(self._arithmetic.device),
-        }
-        if self._arithmetic.needs_scaler:
-            scaler = self._updater.scaler.state_dict()
-            tensors["scaler"] = {
-                name: torch.tensor(value, dtype=torch.float64) for name, value in scaler.items()
-            }
-        return tensors
+        return state_tensors.collect(self._updater)
 
     def weights(self) -> Tensors:
-        """Returns the model's weights, tied ones once."""
-        return {name: tensor.detach() for name, tensor in self._model.named_parameters()}
-
-    @torch.no_grad()
-    def load_weights(self, weights: Tensors) -> None:
-        """Sets the model's weights."""
-        for name, parameter in self._model.named_parameters():
-            parameter.copy_(weights[name])
+        """Returns the weights that are validated and published, tied ones once."""
+        ema = self._updater.ema
+        return {**state_tensors.weights(self._model), **(ema.tensors if ema is not None else {})}
 
     def run(self) -> bool:
         """Trains until a limit is reached, or the user wants to stop.
@@ -143,12 +130,13 @@ class Trainer:
             Whether the run has come to its end.
         """
         if self.progress.update == 0:
+            self._note_device_tokens()
             self._save()
-        stream = self._loader.batches(self.progress.position)
+        self._stream = self._loader.batches(self.progress.position)
         while (limit := progress.reached_limit(self.progress, self._config)) is None:
             # A finished run whose limit was raised is under way again.
             self.progress.finished = False
-            self._one_update(stream)
+            self._one_update()
             if self._hooks.stop_requested():
                 self._save()
                 return False
@@ -156,41 +144,46 @@ class Trainer:
         self._finish()
         return True
 
-    def _one_update(self, stream: Iterator[batches.Batch]) -> None:
+    def _one_update(self) -> None:
         config, state = self._config, self.progress
         began = time.perf_counter()
-        batch = self._next_batch(stream)
-        rate = schedules.learning_rate(
+        batch = self._next_batch()
+        number = state.update + 1
+        rate = state.rate_factor * schedules.learning_rate(
             config,
-            state.update + 1,
+            number,
             width=self._model.decoder.embedding_size,
             num_plateaus=state.num_plateaus,
         )
-        self._sums.append(self._updater.update(batch.pieces, batch.num_tokens, rate))
-        state.update += 1
+        seed = seeds.of_update(self._seed, number, attempt=state.num_rollbacks)
+        result = self._updater.update(batch.pieces, batch.num_tokens, rate, seed=seed)
+        self._under_way.append((number, result, batch.num_tokens, batch.num_padded))
+        state.update = number
         state.position = batch.behind
-        state.window.tokens += batch.num_tokens
-        state.window.padded += batch.num_padded
-        state.window.updates += 1
         self._reporter.advance()
-        if state.update % config.logging_interval == 0:
-            self._fold_sums()
-            self._count_time(began)
+        self._note_device_tokens()
+        is_logged = number % config.logging_interval == 0
+        is_validated = number % config.validation_interval == 0
+        is_saved = number % config.checkpoint_interval == 0
+        # On the CPU nothing is under way any more, so looking costs nothing.
+        if is_logged or is_validated or is_saved or self._arithmetic.device.type == "cpu":
+            self._settle()
+        self._count_time(began)
+        if state.skipped_in_row >= config.max_skipped_updates:
+            self._go_back()
+            return
+        if is_logged:
             self._log(rate)
-        else:
-            self._count_time(began)
-        is_best = False
-        if state.update % config.validation_interval == 0:
-            is_best = self._validate()
-        if is_best or state.update % config.checkpoint_interval == 0:
+        is_best = self._validate() if is_validated else False
+        if is_best or is_saved:
             self._save()
         if is_best:
             self._publish_best()
 
-    def _next_batch(self, stream: Iterator[batches.Batch]) -> batches.Batch:
+    def _next_batch(self) -> batches.Batch:
         """Returns the next batch; if there is none, nothing that was trained is lost."""
         try:
-            return next(stream)
+            return next(self._stream)
         except errors.NMTError:
             self._save()
             raise
@@ -200,30 +193,99 @@ class Trainer:
         self.progress.seconds += seconds
         self.progress.window.seconds += seconds
 
-    def _fold_sums(self) -> None:
-        """Adds the device's sums to the window; the one place of an update that waits for it."""
-        window = self.progress.window
-        for result in self._sums:
-            window.loss += float(result.loss)
-            window.nll += float(result.nll)
-        if self._sums:
-            self._last_norm = float(self._sums[-1].grad_norm)
-        self._sums.clear()
+    def _settle(self) -> None:
+        """Counts the updates under way; the one place of an update that waits for the device."""
+        state = self.progress
+        window = state.window
+        for number, result, num_tokens, num_padded in self._under_way:
+            self._last_norm = float(result.grad_norm)
+            if bool(result.is_taken):
+                state.skipped_in_row = 0
+                window.updates += 1
+                window.loss += float(result.loss)
+                window.nll += float(result.nll)
+                window.tokens += num_tokens
+                window.padded += num_padded
+                continue
+            has_failed = bool(result.has_failed)
+            state.count_skipped(has_failed=has_failed)
+            if has_failed:
+                logger.warning(
+                    "update %d: skipped, since loss or gradient is not finite (loss %g, gradient "
+                    "norm %g; %d in a row). The weights are as they were.",
+                    number,
+                    float(result.loss),
+                    self._last_norm,
+                    state.skipped_in_row,
+                )
+        self._under_way.clear()
+
+    def _go_back(self) -> None:
+        """Takes the run up again where all was well, at a lower rate.
+
+        Raises:
+            errors.TrainingError: that was done often enough.
+        """
+        state = self.progress
+        if state.num_rollbacks >= MAX_ROLLBACKS:
+            raise errors.TrainingError(
+                f"update {state.update}: loss or gradient is not finite for "
+                f"{state.skipped_in_row} updates in a row, also after going back to a checkpoint "
+                f"{state.num_rollbacks} times (learning rate now {state.rate_factor:g} of the "
+                "configured one). The best model so far, and the checkpoints, are as they were. "
+                "Start a run with a lower training.learning_rate or clip_norm, a longer warm-up, or "
+                "precision fp32; training.init_from can take over the weights."
+            )
+        values, tensors = self._hooks.last_good()
+        self.restore(values, tensors)
+        back = self.progress
+        back.rate_factor = state.rate_factor * ROLLBACK_FACTOR
+        back.num_rollbacks, back.skipped = state.num_rollbacks + 1, state.skipped
+        back.seconds, back.skipped_in_row = state.seconds, 0
+        logger.warning(
+            "update %d: %d updates in a row were skipped; back to the checkpoint of update %d, "
+            "learning rate now %g of the configured one",
+            state.update,
+            state.skipped_in_row,
+            back.update,
+            back.rate_factor,
+        )
+        line = {"event": "rollback", "update": state.update, "to_update": back.update}
+        self._hooks.write_metrics(
+            {**line, "rate_factor": back.rate_factor, "seconds": back.seconds}
+        )
+        # Saved at once: a kill must not find the old rate again.
+        self._save()
+        self._stream = self._loader.batches(back.position)
+
+    def _note_device_tokens(self) -> None:
+        """Keeps a newly found limit of the device, so that later batches are cut at once."""
+        state, found = self.progress, self._updater.device_tokens
+        if found == state.device_tokens:
+            return
+        why = "out of memory" if state.update else "tried out"
+        logger.warning("update %d: %s; pieces have %d tokens at most", state.update, why, found)
+        line = {"event": "memory", "update": state.update, "device_tokens": found}
+        self._hooks.write_metrics({**line, "seconds": state.seconds})
+        state.device_tokens = found
 
     def _log(self, rate: float) -> None:
         state, window = self.progress, self.progress.window
         numbers = {
             "update": state.update,
             "epoch": state.position.epoch,
-            "loss": window.loss / window.tokens,
-            "perplexity": math.exp(min(window.nll / window.tokens, 100.0)),
+            "loss": window.loss / window.tokens if window.tokens else math.nan,
+            "perplexity": _perplexity(window),
             "learning_rate": rate,
             "grad_norm": self._last_norm,
             "tokens_per_second": window.tokens / max(window.seconds, 1e-9),
-            "padding": 1.0 - window.tokens / window.padded,
+            "padding": 1.0 - window.tokens / window.padded if window.padded else 0.0,
+            "skipped": window.skipped,
             "seconds": state.seconds,
         }
-        self._hooks.write_metrics({"event": "train", **numbers})
+        # JSON has no number that is not finite.
+        line = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        self._hooks.write_metrics({"event": "train", **line})
         share = progress.share_done(state, self._config, self._loader.epoch_batches)
         left = state.seconds * (1.0 - share) / share if share else None
         self._reporter.show(state.update, numbers, left)
@@ -233,7 +295,7 @@ class Trainer:
         """Judges the model; returns whether it is the best so far."""
         state = self.progress
         began = time.perf_counter()
-        scores = self._judge()
+        scores = self._judge(self.weights())
         is_best = state.take_score(scores["score"], self._config)
         if self._config.average_checkpoints > 1:
             self._hooks.snapshot(state.update, self.weights())
@@ -242,17 +304,16 @@ class Trainer:
         self._hooks.write_metrics({**line, "seconds": state.seconds})
         return is_best
 
-    def _judge(self) -> dict[str, float]:
-        """Returns the scores of the model as it is; `score` is what is chosen by."""
-        self._model.eval()
-        scores = dict(self._hooks.validate(self._model).scores)
-        self._model.train()
+    def _judge(self, weights: Tensors) -> dict[str, float]:
+        """Returns the scores of the model with these weights; `score` is what is chosen by."""
+        with state_tensors.shown(self._model, weights):
+            scores = dict(self._hooks.validate(self._model).scores)
         metric = self._config.best_metric
         scores["score"] = -scores["loss"] if metric == "loss" else scores[metric]
         return scores
 
     def _save(self) -> None:
-        self._fold_sums()
+        self._settle()
         self._hooks.save(self.progress, self.tensors())
 
     def _publish_best(self) -> None:
@@ -278,10 +339,7 @@ class Trainer:
     def _try_average(self, average: Tensors) -> None:
         """Publishes the averaged weights if they are as good on the validation set as the best."""
         state = self.progress
-        last = {name: tensor.clone() for name, tensor in self.weights().items()}
-        self.load_weights(average)
-        scores = self._judge()
-        self.load_weights(last)
+        scores = self._judge(average)
         wins = state.best_score is None or scores["score"] >= state.best_score
         logger.info(
             "average of the last validations: %s %.2f, best single one %.2f: %s",
@@ -295,6 +353,10 @@ class Trainer:
         if wins:
             shown = _as_shown(scores["score"], self._config)
             self._hooks.publish(state.update, average, {str(self._config.best_metric): shown})
+
+
+def _perplexity(window: progress.Window) -> float:
+    return math.exp(min(window.nll / window.tokens, 100.0)) if window.tokens else math.nan
 
 
 def _as_shown(score: float | None, config: schema.TrainingConfig) -> float:

@@ -10,8 +10,10 @@ from nmt.config import schema
 from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.runtime import files
 from nmt.text import sampling as subwords
 from nmt.text import sentencepiece_training, tokenizer
+from nmt.training import selection
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,29 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
     )
 
 
+def take_tokenizer(source: Path, folder: Path) -> None:
+    """Copies the tokenizer of a model folder, whole or not at all.
+
+    Args:
+        source: `tokenizer/` of a model folder that was verified.
+        folder: `tokenizer/` of the run; not there yet.
+
+    Raises:
+        errors.FileError: a file cannot be read or written.
+    """
+    unfinished = folder.with_name(f".tmp-{folder.name}")
+    files.remove_tree(unfinished)
+    files.make_dir(unfinished)
+    try:
+        for path in sorted(source.glob("[!.]*")):
+            with files.atomic_write(unfinished / path.name) as stream:
+                stream.write(path.read_bytes())
+        unfinished.rename(folder)
+        files.fsync_dir(folder.parent)
+    except OSError as error:
+        raise errors.FileError(f"{folder}: cannot be made ({error.strerror}).") from error
+
+
 def prepare(
     config: schema.Config,
     folder: Path,
@@ -122,7 +147,14 @@ def prepare(
         len(tgt_tokenizer.vocab),
         shared=config.tokenizer.is_shared,
     )
-    logger.info("model: %.2f million parameters", model.num_parameters() / 1e6)
+    selection.freeze(config.training, model)
+    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = (model.num_parameters() - num_trained) / 1e6
+    logger.info(
+        "model: %.2f million parameters%s",
+        model.num_parameters() / 1e6,
+        f", of which {frozen:.2f} million are frozen" if config.training.freeze else "",
+    )
     kept = pair_filter(config, model)
     sampler = _sampler(config, src_tokenizer, tgt_tokenizer, kept)
     data = _open_corpus(
@@ -140,11 +172,12 @@ def prepare(
         seed=config.seed,
         weights=weights or None,
     )
+    limit = config.training.max_device_tokens
     collator = batches.Collator(
         data,
         src_tokenizer.vocab,
         tgt_tokenizer.vocab,
-        config.training.max_device_tokens,
+        limit if isinstance(limit, int) else None,
         sampler,
     )
     loader = batches.Loader(
@@ -207,11 +240,15 @@ def _sampler(
     return sampling.Sampler(found.get("src"), found.get("tgt"), kept, config.seed)
 
 
-def pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:
-    """Returns the filter, which also drops what no batch or no learned position could hold."""
+def longest_pair(config: schema.Config, model: seq2seq.Seq2Seq) -> tuple[int, int]:
+    """Returns the source and target tokens that no training pair has more of, EOS included."""
     longest = config.data.max_length
-    return filters.PairFilter(
+    return (
         min(longest, model.max_src_positions or longest),
         min(longest, model.max_tgt_positions or longest, config.training.batch_tokens),
-        config.data.max_length_ratio,
     )
+
+
+def pair_filter(config: schema.Config, model: seq2seq.Seq2Seq) -> filters.PairFilter:
+    """Returns the filter, which also drops what no batch or no learned position could hold."""
+    return filters.PairFilter(*longest_pair(config, model), config.data.max_length_ratio)

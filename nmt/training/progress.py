@@ -10,13 +10,14 @@ from nmt.data import plan
 
 @dataclasses.dataclass
 class Window:
-    """Sums over the updates since the last metrics line."""
+    """Sums over the updates since the last metrics line; those that were skipped are only counted."""
 
     loss: float = 0.0
     nll: float = 0.0
     tokens: int = 0
     padded: int = 0
     updates: int = 0
+    skipped: int = 0
     seconds: float = 0.0
 
 
@@ -34,6 +35,11 @@ class Progress:
         bad_for_plateau: validations since then or since the rate last fell.
         num_plateaus: how often the rate fell.
         validated_update: the last update that was validated, -1 before the first.
+        skipped: updates that were skipped, since loss or gradient was not finite.
+        skipped_in_row: those that failed so since the last one that was taken.
+        num_rollbacks: how often the run went back to a checkpoint because of that.
+        rate_factor: what the learning rate is multiplied by since then.
+        device_tokens: positions of a piece that were found to fit, None while everything does.
         finished: whether the run has come to its end.
         window: sums for the next metrics line.
     """
@@ -47,6 +53,11 @@ class Progress:
     bad_for_plateau: int = 0
     num_plateaus: int = 0
     validated_update: int = -1
+    skipped: int = 0
+    skipped_in_row: int = 0
+    num_rollbacks: int = 0
+    rate_factor: float = 1.0
+    device_tokens: int | None = None
     finished: bool = False
     window: Window = dataclasses.field(default_factory=Window)
 
@@ -59,6 +70,16 @@ class Progress:
         """Returns what `to_json` was called on."""
         position = plan.Position(**values["position"])
         return cls(**{**values, "position": position, "window": Window(**values["window"])})
+
+    def count_skipped(self, *, has_failed: bool) -> None:
+        """Counts an update that was not taken.
+
+        Args:
+            has_failed: whether it is a bad sign; see `update.UpdateResult`.
+        """
+        self.skipped += 1
+        self.window.skipped += 1
+        self.skipped_in_row += has_failed
 
     def take_score(self, score: float, config: schema.TrainingConfig) -> bool:
         """Counts a validation and returns whether it is the best so far.

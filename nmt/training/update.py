@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
+from nmt import errors
 from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.training import loss
+from nmt.runtime import memory
+from nmt.training import ema, loss, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +21,17 @@ class UpdateResult:
         loss: summed smoothed loss of the batch.
         nll: summed negative log-likelihood.
         grad_norm: norm of the gradient before clipping.
+        is_taken: bool, whether loss and norm are finite; otherwise weights and moments are as
+            they were before.
+        has_failed: bool, whether an update that was not taken is a bad sign. One is not while the
+            scale of an fp16 loss is still looked for: overflow is how it is found.
     """
 
     loss: torch.Tensor
     nll: torch.Tensor
     grad_norm: torch.Tensor
+    is_taken: torch.Tensor
+    has_failed: torch.Tensor
 
 
 def summed_loss(
@@ -36,54 +44,153 @@ def summed_loss(
 
 
 class Updater:
-    """Model, optimiser and arithmetic, ready to take batches."""
+    """Model, optimiser and arithmetic, ready to take batches.
+
+    Attributes:
+        model: in training mode.
+        optimizer: over the trained parameters.
+        ema: the moving average of the weights, or None.
+        scaler: of the loss, in fp16.
+        device_tokens: positions of a piece that are known to fit the device, or None while
+            everything did.
+        memory_limit: of the process while it computes gradients, in MiB, or None.
+    """
 
     def __init__(
         self,
         model: seq2seq.Seq2Seq,
-        optimizer: torch.optim.Optimizer,
+        optimizer: optimizers.AnyOptimizer,
         arithmetic: devices.Arithmetic,
         *,
         smoothing: float,
         clip_norm: float | None,
+        ema_decay: float | None = None,
     ) -> None:
         """Takes the parts of a run.
 
         Args:
             model: on the device, in training mode.
-            optimizer: over the model's parameters.
+            optimizer: over the model's trained parameters.
             arithmetic: device and precision.
             smoothing: label smoothing.
             clip_norm: largest gradient norm, or None.
+            ema_decay: of the moving average of the weights, or None for no average.
         """
         self.model = model
         self.optimizer = optimizer
+        self.device_tokens: int | None = None
+        self.memory_limit: int | None = None
         self._arithmetic = arithmetic
         self._smoothing = smoothing
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.ema = None if ema_decay is None else ema.MovingAverage(model, ema_decay)
         self.scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.needs_scaler)
 
-    def update(self, pieces: Sequence[batches.Piece], num_tokens: int, rate: float) -> UpdateResult:
+    def update(
+        self,
+        pieces: Sequence[batches.Piece],
+        num_tokens: int,
+        rate: float,
+        *,
+        seed: int | None = None,
+    ) -> UpdateResult:
         """Goes one update with the mean gradient over all tokens of all pieces.
+
+        Pieces for which memory runs out are halved, and the gradient is made again from its
+        beginning: the sum stays that of the whole batch.
 
         Args:
             pieces: the batch, cut so that each fits the device.
             num_tokens: real target tokens of all pieces.
             rate: the learning rate.
+            seed: of all that is random in this update; None goes on with the generators as they are.
+
+        Raises:
+            errors.TrainingError: a single pair does not fit into memory.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optimizers.set_rate(self.optimizer, rate)
+        total, nll = self._gradient(pieces, num_tokens, seed)
+        for part in optimizers.parts(self.optimizer):
+            self.scaler.unscale_(part)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        is_taken = torch.isfinite(grad_norm) & torch.isfinite(total)
+        has_failed = ~is_taken
+        if self._arithmetic.needs_scaler:
+            # A loss is not scaled, so it has no excuse; a gradient has until the scale is 1.
+            scale = self.scaler.scale(torch.ones_like(total))
+            has_failed &= ~torch.isfinite(total) | (scale <= 1.0)
+        optimizers.step(self.optimizer, is_taken)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update()
+        return UpdateResult(total, nll, grad_norm, is_taken, has_failed)
+
+    def fits(self, piece: batches.Piece) -> bool:
+        """Returns whether forward and backward of this piece fit; leaves no gradient behind."""
+        _, too_large = self._accumulate([piece], 1, None)
         self.optimizer.zero_grad(set_to_none=True)
-        losses, nlls = [], []
+        if too_large is not None:
+            memory.give_back(self._arithmetic.device)
+        return too_large is None
+
+    def _gradient(
+        self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaves the mean gradient with the parameters; returns summed loss and nll."""
+        while True:
+            fitting = batches.fitted(pieces, self.device_tokens)
+            sums, too_large = self._accumulate(fitting, num_tokens, seed)
+            if too_large is None:
+                return torch.stack(sums[0]).sum(), torch.stack(sums[1]).sum()
+            # Here, not where the error was caught: there it would still hold the tensors.
+            self.optimizer.zero_grad(set_to_none=True)
+            memory.give_back(self._arithmetic.device)
+            self.device_tokens = _smaller(too_large)
+
+    def _accumulate(
+        self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None
+    ) -> tuple[tuple[list[torch.Tensor], list[torch.Tensor]], batches.Piece | None]:
+        """Returns the losses and nlls of the pieces, and the first one that does not fit."""
+        if seed is not None:
+            devices.seed_everything(seed)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[torch.Tensor] = []
+        nlls: list[torch.Tensor] = []
         for piece in pieces:
-            with self._arithmetic.autocast():
-                piece_loss, piece_nll = summed_loss(self.model, piece, self._smoothing)
-            self.scaler.scale(piece_loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+            try:
+                with memory.limited(self.memory_limit):
+                    with self._arithmetic.autocast():
+                        piece_loss, piece_nll = summed_loss(self.model, piece, self._smoothing)
+                    scaled = self.scaler.scale(piece_loss / num_tokens)
+                    scaled.backward()  # type: ignore[no-untyped-call]
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_exhausted(error):
+                    raise
+                return (losses, nlls), piece
             losses.append(piece_loss.detach())
             nlls.append(piece_nll)
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return UpdateResult(torch.stack(losses).sum(), torch.stack(nlls).sum(), grad_norm)
+        return (losses, nlls), None
+
+
+def _smaller(piece: batches.Piece) -> int:
+    """Returns the positions of the larger half of a piece that did not fit.
+
+    Raises:
+        errors.TrainingError: it is a single pair.
+    """
+    num_pairs, src_length = piece.src_BS.shape
+    tgt_length = piece.tgt_in_BT.shape[1]
+    if num_pairs == 1:
+        raise too_long(src_length, tgt_length)
+    return (num_pairs + 1) // 2 * max(src_length, tgt_length)
+
+
+def too_long(src_length: int, tgt_length: int) -> errors.TrainingError:
+    """Returns the error for a pair of these lengths (tokens) that does not fit by itself."""
+    return errors.TrainingError(
+        f"out of memory: a single pair does not fit (given: {src_length} source and "
+        f"{tgt_length} target tokens). What was trained so far is kept. Start a run with "
+        f"data.max_length below {max(src_length, tgt_length)} or a smaller model, or go on with "
+        "more memory."
+    )

@@ -12,12 +12,22 @@ from nmt.config import schema
 from nmt.data import batches, corpus, plan
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.runtime import seeds
 from nmt.text import vocab
-from nmt.training import loop, optimizers, reporting, update
+from nmt.training import loop, optimizers, reporting, selection, update
 
 CPU = torch.device("cpu")
 SRC = vocab.Vocab(("",) * 13, unk_id=0, bos_id=1, eos_id=2, pad_id=3)
 TGT = vocab.Vocab(("",) * 11, unk_id=0, bos_id=1, eos_id=2, pad_id=3)
+TRANSFORMERS = (
+    {
+        "type": "transformer",
+        "num_layers": 1,
+        "hidden_size": 12,
+        "num_heads": 2,
+        "feedforward_size": 16,
+    },
+) * 2
 CONFIG = {
     "learning_rate": 0.01,
     "warmup_updates": 3,
@@ -77,6 +87,7 @@ def _updater(model, config, arithmetic):
         arithmetic,
         smoothing=config.label_smoothing,
         clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
     )
 
 
@@ -113,19 +124,25 @@ class _Scores:
 
 
 class _Run:
-    """A run in memory; one that is asked to stop saves into real files."""
+    """A run in memory; states go through real files, where there is a folder for them."""
 
-    def __init__(self, model, precision, run_dir, *, stop_after=None):
+    def __init__(
+        self, model, precision, run_dir, *, stop_after=None, seed=1, max_updates=5, **given
+    ):
         arithmetic = devices.training_arithmetic(precision, CPU)
-        config = schema.TrainingConfig(**CONFIG, max_updates=5)
+        config = schema.TrainingConfig(**(CONFIG | {"max_updates": max_updates} | given))
         self._run_dir, self._stop_after = run_dir, stop_after
+        selection.freeze(config, model)
+        self.updater = _updater(model, config, arithmetic)
+        self.published = {}
         self.trainer = loop.Trainer(
-            _updater(model, config, arithmetic),
+            self.updater,
             _loader(batch_tokens=60, max_device_tokens=40),
             config,
             arithmetic,
             self._hooks(),
             reporting.Reporter(io.StringIO(), None, 0, quiet=True),
+            seed=seed,
         )
 
     def _hooks(self):
@@ -133,22 +150,42 @@ class _Run:
             validate=lambda model: _Scores(),
             save=self._save,
             snapshot=lambda number, tensors: None,
-            publish=lambda number, tensors, scores: None,
+            publish=lambda number, weights, scores: self.published.update(weights),
             average=lambda: None,
-            best_weights=lambda number: {},
+            best_weights=lambda number: {k: t.clone() for k, t in self.trainer.weights().items()},
+            last_good=self._last_good,
             write_metrics=lambda line: None,
             stop_requested=lambda: self.trainer.progress.update == self._stop_after,
         )
 
     def _save(self, progress, tensors):
-        if progress.update == self._stop_after:
-            values = {"progress": progress.to_json()}
-            state = resume.ResumeState(progress.update, values, tensors)
-            resume.save(self._run_dir, state, keep=1)
+        values = {"progress": progress.to_json()}
+        state = resume.ResumeState(progress.update, values, tensors)
+        resume.save(self._run_dir, state, keep=2)
+
+    def _last_good(self):
+        found = resume.latest(
+            self._run_dir, accept=lambda values: not values["progress"]["skipped_in_row"]
+        )
+        return found.values["progress"], found.tensors
+
+    def resume(self):
+        stored = resume.latest(self._run_dir)
+        self.trainer.restore(stored.values["progress"], stored.tensors)
 
     def counters(self):
         values = self.trainer.progress.to_json()
         return values | {"seconds": 0.0, "window": values["window"] | {"seconds": 0.0}}
+
+
+def _assert_same_end(found, wanted):
+    assert found.counters() == wanted.counters()
+    _assert_same_tensors(found.published, wanted.published)
+    found_tensors, wanted_tensors = found.trainer.tensors(), wanted.trainer.tensors()
+    assert found_tensors.keys() == wanted_tensors.keys()
+    for kind, tensors in wanted_tensors.items():
+        assert tensors
+        _assert_same_tensors(found_tensors[kind], tensors)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -156,41 +193,140 @@ def test_n_and_m_updates_equal_n_then_a_resumption_then_m(
     variant, build_model, tmp_path, precision
 ):
     pair = _with_dropout(variant, 0.3)
-    torch.manual_seed(1)
-    whole = _Run(build_model(pair).float().train(), precision, tmp_path)
+    whole = _Run(build_model(pair).float().train(), precision, tmp_path / "whole")
     assert whole.trainer.run()
 
-    first = _Run(build_model(pair).float().train(), precision, tmp_path, stop_after=3)
+    first = _Run(build_model(pair).float().train(), precision, tmp_path / "cut", stop_after=3)
     assert not first.trainer.run()
     assert first.trainer.progress.position.batch == 3
 
     # Nothing but the files goes over: another model, and random numbers from elsewhere.
-    second = _Run(build_model(pair, seed=7).float().train(), precision, tmp_path)
+    second = _Run(build_model(pair, seed=7).float().train(), precision, tmp_path / "cut")
     torch.rand(100)
-    stored = resume.latest(tmp_path)
-    second.trainer.restore(stored.values["progress"], stored.tensors)
+    second.resume()
     assert second.trainer.run()
 
     assert second.trainer.progress.position.epoch >= 1, "it goes on into the next epoch"
-    assert second.counters() == whole.counters()
-    found, wanted = second.trainer.tensors(), whole.trainer.tensors()
-    assert found.keys() == wanted.keys() == {"weights", "optimizer", "random"}
-    for kind, tensors in wanted.items():
-        assert tensors
-        _assert_same_tensors(found[kind], tensors)
+    assert whole.trainer.tensors().keys() == {"weights", "optimizer"}
+    _assert_same_end(second, whole)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """A function that makes the loss of these updates NaN, until a run has gone back once."""
+
+    def install(*numbers):
+        original = update.summed_loss
+        bad = {seeds.of_update(1, number) for number in numbers}
+
+        def poisoned(model, piece, smoothing):
+            total, nll = original(model, piece, smoothing)
+            return (total * float("nan"), nll) if torch.initial_seed() in bad else (total, nll)
+
+        monkeypatch.setattr(update, "summed_loss", poisoned)
+
+    return install
+
+
+@pytest.fixture
+def exhaust(monkeypatch):
+    """A function that lets memory run out for pieces of more than so many positions."""
+
+    def install(limit):
+        original = update.summed_loss
+
+        def limited(model, piece, smoothing):
+            found = original(model, piece, smoothing)
+            if batches.num_positions(piece) > limit:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return found
+
+        monkeypatch.setattr(update, "summed_loss", limited)
+
+    return install
+
+
+SETTINGS = {
+    "bf16": {"precision": "bf16"},
+    "ema": {"ema_decay": 0.9},
+    "adamw": {"optimizer": "adamw"},
+    "muon": {"optimizer": "muon"},
+    "freeze": {"freeze": ("encoder.*",), "rate_factors": {"decoder.*": 0.5}},
+    "all": {"ema_decay": 0.9, "optimizer": "muon", "freeze": ("src_embedding*",)},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, "none") for name in sorted(SETTINGS)),
+        *(("all", fault) for fault in ("skips", "rollbacks", "memory")),
+    ],
+)
+def test_a_stopped_run_ends_the_same_under_every_setting(
+    build_model, tmp_path, name, fault, poison, exhaust
+):
+    """The stops are amid skipped updates, and before and after a return to a checkpoint."""
+    pair = _with_dropout(TRANSFORMERS, 0.3)
+    given = {"precision": "fp32", "max_updates": 9, "checkpoint_interval": 2} | SETTINGS[name]
+    precision = given.pop("precision")
+    if fault == "skips":
+        poison(2, 3, 6)
+    elif fault == "rollbacks":
+        poison(5, 6)
+        given["max_skipped_updates"] = 2
+    elif fault == "memory":
+        exhaust(25)
+
+    def make(run_dir, **more):
+        model = build_model(pair, seed=more.pop("model_seed", 0)).float().train()
+        return _Run(model, precision, run_dir, **given, **more)
+
+    whole = make(tmp_path / "whole")
+    assert whole.trainer.run()
+    progress = whole.trainer.progress
+    assert progress.skipped == {"skips": 3, "rollbacks": 2}.get(fault, 0)
+    assert progress.num_rollbacks == (fault == "rollbacks")
+    assert progress.rate_factor == (0.5 if fault == "rollbacks" else 1.0)
+    assert (progress.device_tokens is not None) == (fault == "memory")
+    for stop_after in (2, 5, 7):
+        run_dir = tmp_path / str(stop_after)
+        first = make(run_dir, stop_after=stop_after)
+        assert not first.trainer.run()
+        second = make(run_dir, model_seed=7)
+        second.resume()
+        assert second.trainer.run()
+        _assert_same_end(second, whole)
+
+
+def test_a_batch_that_is_cut_for_memory_has_the_gradient_of_the_whole(build_model, exhaust):
+    pair = _with_dropout(TRANSFORMERS, 0.0)
+    config = schema.TrainingConfig(**CONFIG, eps=1e-4)
+    batch = next(_loader(batch_tokens=80).batches(plan.Position()))
+    models, updaters = [], []
+    for limit in (None, 20):
+        if limit is not None:
+            exhaust(limit)
+        models.append(build_model(pair).train())
+        updaters.append(_updater(models[-1], config, devices.training_arithmetic("fp64", CPU)))
+        updaters[-1].update(batch.pieces, batch.num_tokens, 0.01, seed=1)
+    assert updaters[0].device_tokens is None
+    assert 10 <= updaters[1].device_tokens <= 20
+    cut = dict(models[1].named_parameters())
+    for name, parameter in models[0].named_parameters():
+        torch.testing.assert_close(cut[name], parameter, rtol=0.0, atol=1e-12)
 
 
 def test_dropout_draws_other_numbers_in_each_run(family, build_model, tmp_path):
-    """So the random states that the test above compares are in use."""
+    """So the masks that the tests above depend on are drawn from the seed."""
     pair = _with_dropout(family, 0.3)
     found = []
-    for seed in (1, 2):
-        model = build_model(pair).float().train()
-        torch.manual_seed(seed)
-        run = _Run(model, "fp32", tmp_path)
+    for seed in (1, 2, 1):
+        run = _Run(build_model(pair).float().train(), "fp32", tmp_path, seed=seed)
         run.trainer.run()
         found.append(run.trainer.weights())
     assert all(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+    _assert_same_tensors(found[2], found[0])
 
 
 def _assert_saving_is_identity(model, other, path, make_sources):

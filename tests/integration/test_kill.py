@@ -67,7 +67,7 @@ def finish_and_compare(nmt: Callable, open_run: Callable) -> None:
     assert open_run().sha256 == open_run("whole").sha256
     logged = [run.log.count(" validation: loss ") for run in (open_run(), open_run("whole"))]
     assert logged[0] == logged[1] > 0
-    for name in ("weights", "optimizer", "random"):
+    for name in ("weights", "optimizer"):
         state = f"checkpoints/{limit:08d}/{name}.safetensors"
         assert Path("run", state).read_bytes() == Path("whole", state).read_bytes()
 

@@ -177,7 +177,7 @@ def test_mistake_of_a_section_that_only_overrides_made_is_placed_there():
 
 
 IGNORED = [
-    ("training.weight_decay=0.01", "only optimizer adamw decays weights"),
+    ("training.weight_decay=0.01", "only optimizers adamw and muon decay weights"),
     ("training.plateau_factor=0.5", "only schedule plateau uses it"),
     ("decoding={exact_stop: true, patience: 1.0}", "exact_stop has a rule of its own"),
     ("tokenizer.tgt_vocab_size=100", "the vocabulary is shared"),
@@ -199,7 +199,7 @@ def test_settings_that_would_be_ignored_are_errors_even_at_their_default(setting
 
 def test_ignored_setting_of_a_file_is_placed_at_its_line():
     assert message(MINIMAL + "training:\n  weight_decay: 0.01\n") == (
-        "toy.yaml:8 training.weight_decay: would be ignored, since only optimizer adamw decays "
+        "toy.yaml:8 training.weight_decay: would be ignored, since only optimizers adamw and muon decay "
         "weights. Remove it."
     )
 

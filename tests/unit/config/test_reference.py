@@ -32,5 +32,7 @@ def test_types_and_bounds_are_in_words():
     kinds = {knob.key: knob.kind for knob in sections.knobs_of(schema.TrainingConfig)}
     assert kinds["max_updates"] == "int or null, at least 1"
     assert kinds["label_smoothing"] == "float, at least 0, less than 1"
-    assert kinds["optimizer"] == "adam, adamw"
+    assert kinds["optimizer"] == "adam, adamw, muon"
+    assert kinds["max_device_tokens"] == "int or auto or null"
+    assert kinds["rate_factors"] == "text to float"
     assert kinds["betas"] == "[float, float]"

@@ -279,3 +279,28 @@ def test_the_loader_of_a_rank_yields_its_share(make_corpus: MakeCorpus) -> None:
         for rank, loader in enumerate(loaders):
             found = [pair for piece in next(loader).pieces for pair in pairs_of(piece)]
             assert found == wanted_pairs(data, indices.tolist()[rank::2])
+
+
+@given(LENGTHS, st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_cut_pieces_hold_the_same_pairs_and_no_more_padding_than_they_need(
+    make_corpus: MakeCorpus, lengths: list[tuple[int, int]], limit: int
+) -> None:
+    data, indices = make_corpus(lengths), list(range(len(lengths)))
+    whole = collate(data, indices).pieces
+    pieces = batches.fitted(whole, limit)
+    assert [pair for piece in pieces for pair in pairs_of(piece)] == wanted_pairs(data, indices)
+    for piece in pieces:
+        assert batches.num_positions(piece) <= limit or piece.src_BS.shape[0] == 1
+        assert piece.src_mask_BS.any(0).all(), "a column of padding alone"
+        assert int((piece.real_N % piece.tgt_in_BT.shape[1]).max()) + 1 == piece.tgt_in_BT.shape[1]
+        assert piece.src_BS.shape == piece.src_mask_BS.shape
+
+
+def test_pieces_that_fit_are_left_as_they_are(make_corpus: MakeCorpus) -> None:
+    whole = collate(make_corpus([(4, 2), (2, 5)]), [0, 1]).pieces
+    assert batches.num_positions(whole[0]) == 10
+    for limit in (None, 10):
+        (piece,) = batches.fitted(whole, limit)
+        assert piece is whole[0]
+    assert [p.src_BS.shape[0] for p in batches.fitted(whole, 9)] == [1, 1]

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from nmt import errors
 from nmt.config import schema
 from nmt.data import batches, plan
 from nmt.runtime import device as devices
+from nmt.runtime import seeds
 from nmt.training import loop, progress, update
 
 MakeConfig = Callable[..., schema.TrainingConfig]
@@ -52,18 +54,30 @@ class CountingUpdater:
     def __init__(self, clock: Clock) -> None:
         self.model = CountingModel()
         self.optimizer = torch.optim.SGD(self.model.parameters())
+        self.ema, self.device_tokens = None, None
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.seeds: list[int] = []
+        self.bad: set[int] = set()
         self.rates: list[float] = []
         self.modes: list[bool] = []
         self._clock = clock
 
-    def update(self, pieces: Any, num_tokens: int, rate: float) -> update.UpdateResult:
+    def update(
+        self, pieces: Any, num_tokens: int, rate: float, *, seed: int
+    ) -> update.UpdateResult:
         self.rates.append(rate)
+        self.seeds.append(seed)
         self.modes.append(self.model.training)
         self._clock.now += 10.0
+        if len(self.rates) in self.bad:
+            nan, yes, no = torch.tensor(math.nan), torch.tensor(True), torch.tensor(False)
+            return update.UpdateResult(nan, nan, nan, no, yes)
         with torch.no_grad():
             self.model.weight += 1.0
         loss = torch.tensor(self.model.count * num_tokens)
-        return update.UpdateResult(loss, loss / 2.0, torch.tensor(100.0 + self.model.count))
+        norm = torch.tensor(100.0 + self.model.count)
+        yes, no = torch.tensor(True), torch.tensor(False)
+        return update.UpdateResult(loss, loss / 2.0, norm, yes, no)
 
 
 class EndlessLoader:
@@ -131,6 +145,10 @@ class Edges:
 
     def best_weights(self, number: int) -> Tensors:
         return copy.deepcopy(self.states[number][1]["weights"])
+
+    def last_good(self) -> Saved:
+        good = [number for number, (v, _) in self.states.items() if not v["skipped_in_row"]]
+        return copy.deepcopy(self.states[max(good)])
 
     def stop_requested(self) -> bool:
         return self.stop_after is not None and self.model.count >= self.stop_after
@@ -597,3 +615,115 @@ def test_a_finished_run_that_is_extended_is_under_way_again(make_run: MakeRun) -
     second.edges.save = save  # type: ignore[method-assign]
     second.trainer.run()
     assert saved == [(8, False), (8, True)]
+
+
+def test_skipped_updates_are_counted_and_kept_out_of_the_means(make_run: MakeRun) -> None:
+    run = make_run(logging_interval=4, max_updates=8)
+    run.updater.bad = {2, 3}
+    assert run.trainer.run()
+    assert (run.count, run.progress.update, run.progress.skipped) == (6, 8, 2)
+    assert run.progress.skipped_in_row == 0
+    first, second = run.edges.lines("train")
+    assert (first["skipped"], second["skipped"]) == (2, 0)
+    # Batches of 10 and 40 tokens with losses of 1 and 2 a token.
+    assert first["loss"] == pytest.approx((10 * 1 + 40 * 2) / 50)
+
+
+def test_a_window_of_skipped_updates_is_still_json(make_run: MakeRun) -> None:
+    run = make_run(logging_interval=2, max_updates=4)
+    run.updater.bad = {1, 2}
+    run.trainer.run()
+    line = run.edges.lines("train")[0]
+    assert (line["loss"], line["perplexity"], line["grad_norm"]) == (None, None, None)
+    assert line["skipped"] == 2
+
+
+SHAKY = {
+    "max_updates": 9,
+    "checkpoint_interval": 2,
+    "max_skipped_updates": 3,
+    "schedule": "constant",
+    "learning_rate": 0.8,
+    "warmup_updates": 0,
+}
+
+
+def test_after_several_in_a_row_the_run_goes_back_at_half_the_rate(make_run: MakeRun) -> None:
+    run = make_run(**SHAKY)
+    run.updater.bad = {6, 7, 8}  # the state of update 6 is saved amid them
+    assert run.trainer.run()
+    # Five updates, three that were skipped, and from the state of update 4 five more.
+    assert run.updater.rates == [0.8] * 8 + [0.4] * 5
+    assert run.count == 9
+    assert run.progress.update == 9
+    (line,) = run.edges.lines("rollback")
+    assert (line["update"], line["to_update"], line["rate_factor"]) == (8, 4, 0.5)
+    assert (run.progress.num_rollbacks, run.progress.skipped) == (1, 3)
+    assert run.progress.position == plan.Position(2, 1), "the same batches come again"
+    again = run.updater.seeds[8:]
+    assert not set(again) & set(run.updater.seeds[:8]), "with other masks"
+
+
+def test_fewer_in_a_row_are_no_reason_to_go_back(make_run: MakeRun) -> None:
+    run = make_run(**SHAKY)
+    run.updater.bad = {3, 4, 6, 7}
+    run.trainer.run()
+    assert run.edges.lines("rollback") == []
+    assert run.updater.rates == [0.8] * 9
+
+
+def test_the_lower_rate_is_saved_at_once(make_run: MakeRun) -> None:
+    first = make_run(**SHAKY)
+    first.updater.bad = {6, 7, 8}
+    calls = itertools.count()
+    update_once = first.updater.update
+
+    def killed(*args: Any, **kwargs: Any) -> update.UpdateResult:
+        if next(calls) == 8:
+            raise Killed
+        return update_once(*args, **kwargs)
+
+    first.updater.update = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        first.trainer.run()
+    second = make_run(going_on_from=first.edges.states[4], **SHAKY)
+    second.trainer.run()
+    assert second.updater.rates == [0.4] * 5
+
+
+def test_a_run_that_goes_back_in_vain_ends_with_what_it_has(make_run: MakeRun) -> None:
+    run = make_run(validation_interval=4, **SHAKY)
+    run.updater.bad = set(range(6, 100))
+    with pytest.raises(errors.TrainingError, match=r"update 7: .* 3 times .*0\.125"):
+        run.trainer.run()
+    assert run.updater.rates[5::3] == [0.8, 0.4, 0.2, 0.1]
+    assert run.edges.published == [(4, 4.0, {"bleu": 1.0})]
+    values, tensors = run.edges.states[4]
+    assert (values["num_rollbacks"], tensors["weights"]["weight"].item()) == (3, 4.0)
+
+
+def test_a_limit_that_was_found_is_kept_and_logged(make_run: MakeRun) -> None:
+    run = make_run(checkpoint_interval=2, max_updates=4)
+    run.updater.device_tokens = 640  # type: ignore[assignment]
+    original = run.updater.update
+
+    def update_once(*args: Any, **kwargs: Any) -> update.UpdateResult:
+        if run.progress.update == 2:
+            run.updater.device_tokens = 80  # type: ignore[assignment]
+        return original(*args, **kwargs)
+
+    run.updater.update = update_once  # type: ignore[method-assign]
+    run.trainer.run()
+    lines = [(line["update"], line["device_tokens"]) for line in run.edges.lines("memory")]
+    assert lines == [(0, 640), (3, 80)]
+    kept = {n: values["device_tokens"] for n, (values, _) in run.edges.states.items()}
+    assert kept == {0: 640, 2: 640, 4: 80}
+    second = make_run(going_on_from=run.edges.states[4], max_updates=5)
+    assert second.updater.device_tokens == 80
+
+
+def test_each_update_has_a_seed_of_its_own(make_run: MakeRun) -> None:
+    run = make_run(max_updates=7)
+    run.trainer.run()
+    assert len(set(run.updater.seeds)) == 7
+    assert run.updater.seeds == [seeds.of_update(1, number) for number in range(1, 8)]

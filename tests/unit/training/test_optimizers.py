@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from nmt import errors
 from nmt.checkpoint import weights
 from nmt.config import schema
 from nmt.training import optimizers
 
 MakeConfig = Callable[..., schema.TrainingConfig]
 KINDS = pytest.mark.parametrize("kind", ["adam", "adamw"])
+ALL_KINDS = pytest.mark.parametrize("kind", ["adam", "adamw", "muon"])
 
 
 class Toy(nn.Module):
@@ -37,7 +39,8 @@ def update(
         parameter.grad = None if name == skip else gradient
     for group in optimizer.param_groups:
         group["lr"] = 0.01 / number
-    optimizer.step()
+    for part in optimizers.parts(optimizer):
+        part.step()
 
 
 def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -51,7 +54,7 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
         assert found[name].dtype == tensor.dtype, name
 
 
-@KINDS
+@ALL_KINDS
 @pytest.mark.parametrize("skip", ["", "bias"])
 def test_restored_moments_give_bit_identical_updates(
     training_config: MakeConfig, tmp_path, kind: str, skip: str
@@ -75,7 +78,7 @@ def test_restored_moments_give_bit_identical_updates(
     )
 
 
-@KINDS
+@ALL_KINDS
 def test_without_the_moments_updates_differ(training_config: MakeConfig, kind: str) -> None:
     """So the test above compares something."""
     config = training_config(optimizer=kind)
@@ -115,7 +118,7 @@ def test_restoring_keeps_the_settings_of_the_configuration(
     assert {group["eps"] for group in other.param_groups} == {0.1}
 
 
-@KINDS
+@ALL_KINDS
 def test_every_weight_of_a_real_model_is_in_one_group(
     training_config: MakeConfig,
     family: tuple[dict, dict],
@@ -200,3 +203,76 @@ def test_norms_biases_and_lengths_of_real_models_do_not_decay(
     assert not [name for name in names if name.endswith(wrong)]
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Five Newton-Schulz iterations, as Jordan et al. 2024 give them, in bfloat16."""
+    x = matrix.bfloat16()
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / x.norm()
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_others(training_config: MakeConfig) -> None:
+    config = training_config(
+        optimizer="muon", muon_momentum=0.8, muon_rate_factor=3.0, weight_decay=0.25
+    )
+    model, reference = Toy(), Toy()
+    optimizer = optimizers.build(config, model)
+    adamw = optimizers.build(training_config(optimizer="adamw", weight_decay=0.25), reference)
+    for number in (1, 2):
+        update(reference, adamw, number)
+    moment, matrix = torch.zeros(3, 4), model.matrix.detach().clone()
+    for number in (1, 2):
+        generator = torch.Generator().manual_seed(number)
+        gradients = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizers.set_rate(optimizer, 0.01 / number)
+        optimizers.step(optimizer, torch.tensor(True))
+        moment = 0.8 * moment + 0.2 * gradients[0]
+        direction = orthogonal(0.2 * gradients[0] + 0.8 * moment)
+        rate = 3.0 * 0.01 / number
+        matrix = matrix * (1 - rate * 0.25) - rate * 0.2 * 4**0.5 * direction
+    torch.testing.assert_close(model.matrix.detach(), matrix, rtol=1e-2, atol=1e-3)
+    for name in ("bias", "norm.weight", "length", "kernel"):
+        assert torch.equal(model.get_parameter(name), reference.get_parameter(name)), name
+    assert not torch.equal(model.matrix, reference.matrix)
+
+
+def test_muon_leaves_embeddings_and_the_output_layer_to_adamw(
+    training_config: MakeConfig,
+    family: tuple[dict, dict],
+    build_model: Callable[..., nn.Module],
+) -> None:
+    model = build_model(family)
+    muon, _ = optimizers.parts(optimizers.build(training_config(optimizer="muon"), model))
+    ids = {id(p) for group in muon.param_groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in ids}
+    assert names
+    assert all(model.get_parameter(name).dim() == 2 for name in names)
+    assert not [name for name in names if "embedding" in name or name.startswith("output")]
+
+
+def test_a_torch_without_muon_is_told_apart(
+    training_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(errors.ConfigError, match="muon needs torch"):
+        optimizers.build(training_config(optimizer="muon"), Toy())
+
+
+def test_muon_without_hidden_matrices_is_refused(training_config: MakeConfig) -> None:
+    model = Toy()
+    model.matrix.requires_grad_(False)
+    with pytest.raises(errors.ConfigError, match="no matrix of a hidden layer"):
+        optimizers.build(training_config(optimizer="muon"), model)
+
+
+def test_muon_alone_trains_where_only_matrices_are_left(training_config: MakeConfig) -> None:
+    model = nn.Linear(3, 3, bias=False)
+    optimizer = optimizers.build(training_config(optimizer="muon"), model)
+    assert isinstance(optimizer, torch.optim.Muon)

@@ -35,8 +35,7 @@ def test_a_run_with_a_scaler_goes_on_bit_for_bit(
     second, second_updater = start(1)
     second.restore(*saved)
     for updater in (first_updater, second_updater):
-        torch.set_rng_state(saved[1]["random"]["cpu"])
-        updater.update(batch.pieces, batch.num_tokens, 0.01)
+        updater.update(batch.pieces, batch.num_tokens, 0.01, seed=4)
     for name, tensor in first.weights().items():
         assert torch.equal(tensor, second.weights()[name]), name
     assert first_updater.scaler.state_dict() == second_updater.scaler.state_dict()

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nmt import errors
+from nmt.config import schema
 from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.training import update
+from nmt.training import optimizers, update
 
 CPU = torch.device("cpu")
 EXACT = devices.training_arithmetic("fp64", CPU)
@@ -205,3 +207,189 @@ def test_in_fp16_an_overflow_leaves_the_weights_and_lowers_the_scale(half_toy) -
     updater.update(batch.pieces, 1, 1.0)
     assert updater.scaler.get_scale() == 2.0**125
     assert norm(changes(model, before)) == 0.0
+
+
+OPTIONS = {"type": "transformer", "num_layers": 1, "hidden_size": 4, "num_heads": 1}
+
+
+def everything(updater: update.Updater) -> dict[str, torch.Tensor]:
+    """Weights, moments and counts of steps, copied."""
+    state = optimizers.state_tensors(updater.optimizer)
+    return {name: tensor.clone() for name, tensor in {**weights_of(updater.model), **state}.items()}
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function that makes the loss, or the gradient alone, of all updates not finite."""
+
+    def install(what: str) -> None:
+        original = update.summed_loss
+
+        def spoilt(model, piece, smoothing):  # type: ignore[no-untyped-def]
+            total, nll = original(model, piece, smoothing)
+            if what == "loss":
+                return total * float("nan"), nll
+            total.register_hook(lambda gradient: gradient * float(what))
+            return total, nll
+
+        monkeypatch.setattr(update, "summed_loss", spoilt)
+
+    return install
+
+
+@pytest.mark.parametrize("what", ["loss", "nan", "inf"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "muon", "sgd"])
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_what_is_not_finite_moves_nothing(
+    build_model: BuildModel, make_batch: MakeBatch, spoil, what: str, kind: str, num_before: int
+) -> None:
+    model, batch = build_model((OPTIONS, OPTIONS)).float(), make_batch(LENGTHS, 14)
+    optimizer: optimizers.AnyOptimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    if kind != "sgd":
+        optimizer = optimizers.build(schema.TrainingConfig(optimizer=kind), model)
+    updater = update.Updater(
+        model,
+        optimizer,
+        devices.training_arithmetic("fp32", CPU),
+        smoothing=SMOOTHING,
+        clip_norm=1.0,
+    )
+    for number in range(num_before):
+        result = updater.update(batch.pieces, batch.num_tokens, 0.1, seed=number)
+        assert bool(result.is_taken)
+        assert not bool(result.has_failed)
+    before = everything(updater)
+    with pytest.MonkeyPatch.context():
+        spoil(what)
+        result = updater.update(batch.pieces, batch.num_tokens, 0.1, seed=5)
+    assert not bool(result.is_taken)
+    assert bool(result.has_failed)
+    after = everything(updater)
+    for name, tensor in after.items():
+        wanted = before.get(name, torch.zeros_like(tensor))
+        assert torch.equal(tensor, wanted), name
+
+
+def _endless(original: Callable) -> Callable:
+    return lambda *given: tuple(tensor * float("inf") for tensor in original(*given))
+
+
+def test_a_skipped_update_does_not_show_in_the_next_one(
+    build_model: BuildModel, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, found = make_batch(LENGTHS), []
+    for skips in (False, True):
+        model = build_model((OPTIONS, OPTIONS)).float().train()
+        updater = update.Updater(
+            model,
+            optimizers.build(schema.TrainingConfig(), model),
+            devices.training_arithmetic("fp32", CPU),
+            smoothing=SMOOTHING,
+            clip_norm=1.0,
+        )
+        updater.update(batch.pieces, batch.num_tokens, 0.1, seed=1)
+        if skips:
+            with monkeypatch.context() as patch:
+                patch.setattr(update, "summed_loss", _endless(update.summed_loss))
+                assert not updater.update(batch.pieces, 1, 0.1, seed=2).is_taken
+        updater.update(batch.pieces, batch.num_tokens, 0.1, seed=3)
+        found.append(everything(updater))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+
+
+def test_in_fp16_an_overflow_fails_only_at_a_scale_of_one(half_toy) -> None:
+    model, batch, _ = half_toy
+    updater = make_updater(model, arithmetic=HALF, clip_norm=1.0)
+    updater.update(batch.pieces, batch.num_tokens, 0.0)
+    updater.scaler.update(2.0**126)
+    result = updater.update(batch.pieces, 1, 1.0)
+    assert (bool(result.is_taken), bool(result.has_failed)) == (False, False)
+    updater.scaler.update(1.0)
+    spoilt = next(p for p in model.parameters() if p.dim() > 1)
+    spoilt.register_hook(lambda gradient: gradient * float("inf"))
+    result = updater.update(batch.pieces, batch.num_tokens, 1.0)
+    assert (bool(result.is_taken), bool(result.has_failed)) == (False, True)
+
+
+def test_in_fp16_a_loss_that_is_not_finite_fails_at_any_scale(half_toy, spoil) -> None:
+    model, batch, _ = half_toy
+    updater = make_updater(model, arithmetic=HALF)
+    spoil("loss")
+    assert bool(updater.update(batch.pieces, batch.num_tokens, 1.0).has_failed)
+    assert updater.scaler.get_scale() == 2.0**15
+
+
+@pytest.fixture
+def exhaust(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """A function that lets memory run out; it returns the sizes that were tried, in order."""
+
+    def install(limit: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
+        original, tried = update.summed_loss, []
+
+        def limited(model, piece, smoothing):  # type: ignore[no-untyped-def]
+            tried.append(batches.num_positions(piece))
+            if tried[-1] > limit:
+                raise error("can't allocate memory")
+            return original(model, piece, smoothing)
+
+        monkeypatch.setattr(update, "summed_loss", limited)
+        return tried
+
+    return install
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_pieces_that_do_not_fit_are_halved_and_later_ones_at_once(
+    toy, exhaust, error: type[Exception]
+) -> None:
+    model, batch, gradient, before = toy
+    tried = exhaust(8, error)
+    assert [batches.num_positions(piece) for piece in batch.pieces] == [14, 6]
+    updater = make_updater(model)
+    result = updater.update(batch.pieces, batch.num_tokens, 1.0, seed=1)
+    assert tried == [14, 5, 7, 6]
+    assert updater.device_tokens == 7
+    for name, change in changes(model, before).items():
+        torch.testing.assert_close(change, -gradient[name], rtol=1e-7, atol=1e-12)
+    assert float(result.grad_norm) == pytest.approx(norm(gradient))
+    tried.clear()
+    updater.update(batch.pieces, batch.num_tokens, 1.0, seed=2)
+    assert tried == [5, 7, 6]
+
+
+def test_an_update_that_is_done_again_draws_from_its_seed(
+    build_model: BuildModel, make_batch: MakeBatch, exhaust
+) -> None:
+    """Cut at once, and cut after a failure: the same masks, so the same weights."""
+    batch, found = make_batch(LENGTHS), []
+    tried = exhaust(8)
+    for known in (None, 12):
+        model = build_model((OPTIONS | {"dropout": 0.5},) * 2).train()
+        updater = make_updater(model)
+        updater.device_tokens = known
+        updater.update(batch.pieces, batch.num_tokens, 1.0, seed=1)
+        found.append(weights_of(model))
+    assert tried.count(21) == 1
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+
+
+def test_a_single_pair_that_does_not_fit_is_named(toy, exhaust) -> None:
+    model, batch, _, before = toy
+    exhaust(4)
+    with pytest.raises(errors.TrainingError, match=r"given: 5 source and 3 target tokens"):
+        make_updater(model).update(batch.pieces, batch.num_tokens, 1.0)
+    assert norm(changes(model, before)) == 0.0
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(
+    toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch, _, _ = toy
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(update, "summed_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        make_updater(model).update(batch.pieces, batch.num_tokens, 1.0)

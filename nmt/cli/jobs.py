@@ -1,0 +1,230 @@
+"""One invocation of `nmt train`: the run folder on one side, the training loop on the other."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmt.checkpoint import averaging, folder, logs, resume
+from nmt.config import loading, schema
+from nmt.data import readers
+from nmt.inference import translator, validation
+from nmt.runtime import device as devices
+from nmt.runtime import files
+from nmt.training import (
+    fitting,
+    initial,
+    loop,
+    optimizers,
+    preparation,
+    progress,
+    reporting,
+    tensors,
+    update,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The folder of a run and its logs, open."""
+
+    run_dir: Path
+    run_log: logs.AppendLog
+    metrics: logs.AppendLog
+
+
+class Job:
+    """One invocation of `nmt train` on one run folder."""
+
+    def __init__(
+        self,
+        config: schema.Config,
+        arithmetic: devices.Arithmetic,
+        run_files: Files,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        """Takes what a run needs besides its data.
+
+        Args:
+            config: the whole configuration, completed.
+            arithmetic: device and precision.
+            run_files: the folder and its logs.
+            stop_requested: whether the user wants the run to stop.
+        """
+        self._config = config
+        self._config_text = loading.dump(config)
+        self._arithmetic = arithmetic
+        self._run_dir = run_files.run_dir
+        self._run_log = run_files.run_log
+        self._metrics = run_files.metrics
+        self._stop_requested = stop_requested
+        self._fingerprint = ""
+
+    def train(self, stored: resume.ResumeState | None, *, quiet: bool) -> bool:
+        """Goes on from a stored state, or from nothing; returns whether the run is finished."""
+        tokenizer_dir = self._run_dir / "tokenizer"
+        if stored is None:
+            # Without a resume state, whatever an earlier start left is not of this run for sure.
+            self._run_log.cut_back(0)
+            self._metrics.cut_back(0)
+            folder.retract(self._run_dir)
+            averaging.prune(self._run_dir, 0, keep=self._config.training.average_checkpoints)
+            files.remove_tree(tokenizer_dir)
+            self._make_tokenizers(tokenizer_dir)
+        else:
+            self._run_log.cut_back(stored.values["log_bytes"])
+            self._metrics.cut_back(stored.values["metrics_bytes"])
+            folder.verify_tokenizer(self._run_dir)
+        folder.record_last_run(self._run_dir)
+        parts = preparation.prepare(
+            self._config,
+            tokenizer_dir,
+            self._arithmetic,
+            fingerprint=stored.values["fingerprint"] if stored is not None else None,
+        )
+        self._fingerprint = parts.fingerprint
+        if stored is None:
+            initial.load_weights(self._config, parts.model)
+        total, done = self._config.training.max_updates, stored.update if stored else 0
+        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
+        with contextlib.closing(reporter), contextlib.closing(parts):
+            trainer = self._trainer(parts, stored, reporter)
+            logger.info(
+                "training on %s in %s, %d threads",
+                self._arithmetic.device,
+                self._arithmetic.name,
+                torch.get_num_threads(),
+            )
+            return trainer.run()
+
+    def _make_tokenizers(self, tokenizer_dir: Path) -> None:
+        init_from = self._config.training.init_from
+        if init_from is None:
+            preparation.make_tokenizers(self._config, tokenizer_dir)
+        else:
+            preparation.take_tokenizer(Path(init_from) / folder.TOKENIZER, tokenizer_dir)
+
+    def _trainer(
+        self,
+        parts: preparation.Parts,
+        stored: resume.ResumeState | None,
+        reporter: reporting.Reporter,
+    ) -> loop.Trainer:
+        training = self._config.training
+        updater = update.Updater(
+            parts.model,
+            optimizers.build(training, parts.model),
+            self._arithmetic,
+            smoothing=training.label_smoothing,
+            clip_norm=training.clip_norm,
+            ema_decay=training.ema_decay,
+        )
+        updater.memory_limit = training.memory_limit
+        if stored is None and training.max_device_tokens == "auto":
+            longest = preparation.longest_pair(self._config, parts.model)
+            updater.device_tokens = fitting.find_device_tokens(
+                updater, longest, training.batch_tokens
+            )
+        trainer = loop.Trainer(
+            updater,
+            parts.loader,
+            training,
+            self._arithmetic,
+            self._hooks(parts),
+            reporter,
+            seed=self._config.seed,
+        )
+        if stored is not None:
+            trainer.restore(stored.values["progress"], stored.tensors)
+            self._forget_after(stored.update)
+            logger.info("resumed from update %d", stored.update)
+        return trainer
+
+    def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
+        config = self._config
+        pairs = list(readers.read_pairs(config.data.valid))
+        validator = validation.Validator(
+            [src for src, _ in pairs],
+            [tgt for _, tgt in pairs],
+            translator.Texts(parts.src_tokenizer, parts.tgt_tokenizer),
+            config.decoding.model_copy(update={"beam_size": config.training.validation_beam_size}),
+            self._arithmetic,
+        )
+        return loop.Hooks(
+            validate=validator.validate,
+            save=self._save,
+            snapshot=self._snapshot,
+            publish=self._publish,
+            average=self._average,
+            best_weights=lambda number: tensors.to_publish(
+                resume.load(self._run_dir, number).tensors
+            ),
+            last_good=self._last_good,
+            write_metrics=lambda line: self._metrics.write(json.dumps(line) + "\n"),
+            stop_requested=self._stop_requested,
+        )
+
+    def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
+        """Returns the newest state before the updates that were skipped."""
+        found = resume.latest(
+            self._run_dir, accept=lambda values: not values["progress"].get("skipped_in_row")
+        )
+        # A run that was stopped amid skipped updates may have saved no other one.
+        found = found or resume.latest(self._run_dir)
+        assert found is not None, "a run saves a state before its first update"
+        self._forget_after(found.update)
+        return found.values["progress"], found.tensors
+
+    def _forget_after(self, number: int) -> None:
+        averaging.prune(
+            self._run_dir,
+            number,
+            keep=self._config.training.average_checkpoints,
+            needed_by=resume.updates(self._run_dir),
+        )
+
+    def _save(self, state: progress.Progress, kinds: dict[str, loop.Tensors]) -> None:
+        values = {
+            "progress": state.to_json(),
+            "config": self._config_text,
+            "fingerprint": self._fingerprint,
+            "log_bytes": self._run_log.offset(),
+            "metrics_bytes": self._metrics.offset(),
+        }
+        resume.save(
+            self._run_dir,
+            resume.ResumeState(state.update, values, kinds),
+            keep=self._config.training.keep_checkpoints,
+            best=state.best_update,
+        )
+
+    def _snapshot(self, number: int, weights: loop.Tensors) -> None:
+        averaging.save_snapshot(
+            self._run_dir,
+            number,
+            weights,
+            keep=self._config.training.average_checkpoints,
+            needed_by=resume.updates(self._run_dir),
+        )
+
+    def _average(self) -> loop.Tensors | None:
+        newest = averaging.snapshot_updates(self._run_dir)
+        newest = newest[-self._config.training.average_checkpoints :]
+        return averaging.average(self._run_dir, newest) if len(newest) > 1 else None
+
+    def _publish(self, number: int, weights: loop.Tensors, scores: dict[str, float]) -> None:
+        folder.publish(
+            self._run_dir,
+            config_text=self._config_text,
+            tensors=weights,
+            scores=scores,
+            update=number,
+        )

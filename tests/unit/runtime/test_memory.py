@@ -1,0 +1,63 @@
+"""Memory that runs out is told apart from other errors, and a limit holds while it is set."""
+
+import resource
+import sys
+
+import pytest
+import torch
+
+from nmt import errors
+from nmt.runtime import memory
+
+CPU = torch.device("cpu")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA is Linux's")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_exhausted"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_errors_of_memory_are_known(error: Exception, is_exhausted: bool) -> None:
+    assert memory.is_exhausted(error) == is_exhausted
+
+
+@linux
+def test_a_limit_holds_and_is_lifted() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    room = 256
+    with memory.limited(memory._data_size() // memory.MIB + room):
+        with pytest.raises(RuntimeError) as raised:
+            torch.empty((room + 64) * memory.MIB, dtype=torch.uint8)
+        assert memory.is_exhausted(raised.value)
+        torch.empty(room // 4 * memory.MIB, dtype=torch.uint8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    torch.empty((room + 64) * memory.MIB, dtype=torch.uint8)
+
+
+@linux
+def test_a_limit_below_what_there_is_already_is_refused() -> None:
+    with pytest.raises(errors.ConfigError, match=r"memory_limit: 1 MiB.*before it trains"):
+        memory.check_limit(1, CPU)
+
+
+def test_a_limit_is_refused_where_it_would_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.ConfigError, match="device meta"):
+        memory.check_limit(4096, torch.device("meta"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(errors.ConfigError, match="on darwin"):
+        memory.check_limit(4096, CPU)
+
+
+def test_no_limit_is_none_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    memory.check_limit(None, torch.device("meta"))
+    with memory.limited(None):
+        pass
+    memory.give_back(CPU)
