@@ -44,7 +44,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Returns states [..., D] with root mean square one, scaled by the weight."""
-        return F.rms_norm(states, self.weight.shape, self.weight, self._eps)
+        weight = self.weight.to(states.dtype)  # mixed dtypes have no fast kernel
+        return F.rms_norm(states, weight.shape, weight, self._eps)
 
 
 def norm(kind: str, size: int) -> nn.Module:
