@@ -1,9 +1,9 @@
 """Batches made in other processes, in order, as they would be made in this one."""
 
-import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
+from multiprocessing import context, queues
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -45,6 +45,16 @@ class _Batches(torch_data.Dataset[Any], Generic[Order, Made]):
         except errors.NMTError as error:
             # Raised in the trainer: torch would add a traceback to its text.
             return error
+
+
+class _Context(context.SpawnContext):
+    """Starts workers anew, and does not print a traceback when one of them is no longer there."""
+
+    def Queue(self, maxsize: int = 0) -> "queues.Queue[Any]":  # noqa: N802
+        queue = super().Queue(maxsize)
+        # The thread that feeds a dead worker would print how its pipe broke.
+        queue._ignore_epipe = True  # type: ignore[attr-defined]
+        return queue
 
 
 def _as_it_is(value: Any) -> Any:
@@ -110,7 +120,7 @@ def _loader(
         collate_fn=_as_it_is,
         worker_init_fn=_set_up_worker,
         prefetch_factor=AHEAD,
-        multiprocessing_context=multiprocessing.get_context("spawn"),
+        multiprocessing_context=_Context(),
         # Otherwise it would draw from the random numbers of the run.
         generator=torch.Generator(),
     )
