@@ -13,8 +13,14 @@ from nmt import errors
 
 MIB = 1 << 20
 
-# How torch and oneDNN say on CPU that the system gave no memory; neither has a class for it.
-_WORDS = ("can't allocate memory", "std::bad_alloc", "could not create a memory object")
+# How torch and oneDNN say on CPU that the system gave no memory; neither has a class for it. A primitive
+# is code that oneDNN makes for a shape: the shapes of a model do work, so what it lacks is memory.
+_WORDS = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "could not create a memory object",
+    "could not create a primitive",
+)
 
 
 def is_exhausted(error: BaseException) -> bool:
