@@ -17,7 +17,7 @@ from torch import nn
 
 from nmt import errors
 from nmt.config import families
-from nmt.models import base, dropout, layers
+from nmt.models import base, dropout, fused, layers, recurrence
 from nmt.models import state as decoder_state
 
 # The tensors of one layer's recurrent state: (h, c) of an LSTM, (h,) of a GRU; [N, D] each.
@@ -103,6 +103,7 @@ class RnnDecoder(base.Decoder):
         # Bahdanau et al. 2015, appendix A.2.2: the first state is computed from the sentence vector.
         self.initial = layers.linear(memory_size, options.num_layers * self._state_parts * size)
         self.attention = _attention(options, memory_size)
+        self._scores_are_products = options.attention in {"dot", "general"}
         self.combine = layers.linear(size + memory_size, options.embedding_size, bias=False)
 
     def decode(
@@ -116,6 +117,9 @@ class RnnDecoder(base.Decoder):
         cells, source = self._initial_cells(memory), self._source(memory)
         embedded_BTE = dropout.dropout(embedded_BTE, self._dropout_rate, self.training)
         if self._input_feeding and self.attends:
+            if self._has_own_gradients(embedded_BTE):
+                states_BTE, made_BTS = self._decode_faster(embedded_BTE, cells[0], source)
+                return states_BTE, made_BTS if with_attention else None
             return self._decode_in_turn(embedded_BTE, cells, source, with_attention=with_attention)
         inputs_BTX = embedded_BTE
         if self._input_feeding:
@@ -127,6 +131,25 @@ class RnnDecoder(base.Decoder):
             inputs_BTX = cell.run(inputs_BTX, cells[index])
         states_BTE, weights_BTS = self._attend(inputs_BTX, source)
         return states_BTE, weights_BTS if with_attention else None
+
+    def _has_own_gradients(self, embedded_BTE: torch.Tensor) -> bool:
+        """Returns whether `recurrence` knows this kind of decoder, and training is under way."""
+        first = self.cells.at(0)
+        is_known = len(self.cells) == 1 and first.is_lstm and self._scores_are_products
+        return is_known and fused.applies_to(embedded_BTE, self.combine.weight)
+
+    def _decode_faster(
+        self, embedded_BTE: torch.Tensor, first: CellState, source: "_Source"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        w_in, w_hidden, b_in, b_hidden = self.cells.at(0).sequence.parameters()
+        return recurrence.run(
+            embedded_BTE,
+            first,
+            (source.keys_BSD, source.values_BSM, source.mask_BS),
+            recurrence.Weights(w_in, w_hidden, b_in + b_hidden, self.combine.weight),
+            self._dropout_rate if self.training else 0.0,
+            fused.product_dtype(embedded_BTE),
+        )
 
     def _decode_in_turn(
         self,
@@ -328,8 +351,8 @@ class _Cell(nn.Module):
 
     def __init__(self, kind: str, in_size: int, size: int) -> None:
         super().__init__()
-        self._is_lstm = kind == "lstm"
-        sequence = nn.LSTM if self._is_lstm else nn.GRU
+        self.is_lstm = kind == "lstm"
+        sequence = nn.LSTM if self.is_lstm else nn.GRU
         self.sequence = sequence(in_size, size, batch_first=True)
 
     def run(self, inputs_BTX: torch.Tensor, first: CellState | None = None) -> torch.Tensor:
@@ -338,7 +361,7 @@ class _Cell(nn.Module):
             outputs_BTD, _ = self.sequence(inputs_BTX)
         else:
             parts = tuple(part.unsqueeze(0) for part in first)
-            outputs_BTD, _ = self.sequence(inputs_BTX, parts if self._is_lstm else parts[0])
+            outputs_BTD, _ = self.sequence(inputs_BTX, parts if self.is_lstm else parts[0])
         result: torch.Tensor = outputs_BTD
         return result
 
@@ -346,7 +369,7 @@ class _Cell(nn.Module):
         """Returns the state after one input; its first tensor is the output."""
         # In the order of `nn.LSTM` and `nn.GRU`: input and hidden weights, input and hidden biases.
         w_in, w_hidden, b_in, b_hidden = self.sequence.parameters()
-        if self._is_lstm:
+        if self.is_lstm:
             return torch.lstm_cell(inputs_NX, before, w_in, w_hidden, b_in, b_hidden)
         return (torch.gru_cell(inputs_NX, before[0], w_in, w_hidden, b_in, b_hidden),)
 

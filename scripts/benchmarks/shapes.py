@@ -67,6 +67,7 @@ class Transformer:
             "feedforward_size": self.feedforward,
             "num_heads": self.heads,
             "dropout": DROPOUT,
+            "activation_dropout": 0.0,  # MarianMT has none
         }
         return {"encoder": side, "decoder": side}
 
