@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from nmt.config import loading, schema  # noqa: E402
 from nmt.data import batches, corpus, plan  # noqa: E402
-from nmt.models import attention, dropout, seq2seq  # noqa: E402
+from nmt.models import attention, dropout, fused, seq2seq  # noqa: E402
 from nmt.runtime import device as devices  # noqa: E402
 from nmt.text import vocab  # noqa: E402
 from nmt.training import loss, optimizers, update  # noqa: E402
@@ -41,6 +41,17 @@ def fused_attend(query, key, value, mask, *, scale, dropout_rate=0.0):
     return states, None
 
 
+def autograd_attend(query, key, value, mask, *, scale, dropout_rate=0.0):
+    """Leaves the gradients of three plain products to autograd."""
+    weights = attention.attention_weights(query, key, mask, scale=scale)
+    return torch.matmul(dropout.dropout(weights, dropout_rate, True), value), None
+
+
+def two_step_sum(states, change, rate, training):
+    """Makes dropout's result before it is added."""
+    return states + dropout.dropout(change, rate, training)
+
+
 def torch_dropout(states, rate, training):
     """Takes torch's own dropout."""
     return F.dropout(states, rate, training)
@@ -50,9 +61,22 @@ def as_it_is() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def torchs_dropout() -> Iterator[None]:
+    with (
+        mock.patch.object(dropout, "dropout", torch_dropout),
+        mock.patch.object(fused, "add_dropped", two_step_sum),
+        mock.patch.object(fused, "applies_to", return_value=False),
+    ):
+        yield
+
+
 VARIANTS = {
     "as it is": as_it_is,
-    "torch's dropout": lambda: mock.patch.object(dropout, "dropout", torch_dropout),
+    "torch's dropout": torchs_dropout,
+    "autograd's attention": lambda: mock.patch.object(attention, "attend", autograd_attend),
+    "torch's linear layers": lambda: mock.patch.object(fused, "applies_to", return_value=False),
+    "dropout, then sum": lambda: mock.patch.object(fused, "add_dropped", two_step_sum),
     "fused attention": lambda: mock.patch.object(attention, "attend", fused_attend),
     "loss in one piece": lambda: mock.patch.object(loss, "CHUNK_ROWS", 10**9),
     "fp32": as_it_is,
@@ -125,7 +149,7 @@ def main() -> None:
         speeds = [found[name] for found in results]
         ratios = [found[name] / found["as it is"] for found in results]
         print(
-            f"{name:<18} {statistics.median(speeds):>8,.0f} tok/s   "
+            f"{name:<22} {statistics.median(speeds):>8,.0f} tok/s   "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
