@@ -18,7 +18,7 @@ from torch.autograd import function
 
 # Rows at a time: small enough to stay in the cache, large enough for full speed of the products and
 # few additions to the weights' gradient (measured from 64 to 4,096: docs/performance.md).
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 
 
 def smoothed_cross_entropy(
