@@ -346,8 +346,11 @@ def check_equal(group: Group, checksum: str, what: str) -> None:
     number = float(int(checksum[:12], 16))
     least, greatest = group.meet([number, -number])
     if least != -greatest:
-        raise errors.TrainingError(
-            f"rank {group.rank} of {group.size}: ranks begin with different {what} (given: "
-            f"{checksum[:12]} on this one). They need the same configuration, versions of packages, "
-            "and run_dir on a disk that all machines share."
+        # Brought to a meeting, so that it is said once.
+        group.meet(
+            failure=errors.TrainingError(
+                f"rank {group.rank} of {group.size}: ranks begin with different {what} (given: "
+                f"{checksum[:12]} on this one). They need the same configuration and versions of "
+                "packages, and run_dir on a disk that all machines share."
+            )
         )
