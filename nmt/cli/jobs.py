@@ -136,7 +136,8 @@ class Job:
         for kind in trainer.tensors().values():
             for name, tensor in sorted(kind.items()):
                 checksum.update(name.encode())
-                checksum.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+                # Flat first: a number without dimensions has no bytes to be viewed as.
+                checksum.update(tensor.cpu().flatten().view(torch.uint8).numpy().data)
         distributed.check_equal(self._group, checksum.hexdigest(), "weights or settings")
 
     def _make_tokenizers(self, tokenizer_dir: Path) -> None:

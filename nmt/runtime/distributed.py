@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -246,7 +247,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            cause = str(error).strip().split("\n")[0].split(". ")[0]
+            # torch puts the place in its own code in front, and advice for its developers behind.
+            cause = re.sub(r"^\[\S*\] ", "", str(error).strip()).split("\n")[0].split(". ")[0]
             raise errors.TrainingError(
                 f"rank {self.rank} of {self.size}: {what} another process of this run ({cause}). "
                 "Checkpoints are as they were. The same command goes on from the newest one, which "

@@ -22,6 +22,7 @@ import torch
 
 from nmt import errors
 from nmt.cli import jobs, main, train  # noqa: F401 (imported once, for all ranks)
+from nmt.data import batches
 from nmt.runtime import seeds
 from nmt.training import update
 
@@ -45,18 +46,22 @@ def install(rank: int, faults: list) -> None:
             os.kill(os.getpid(), getattr(signal, f"SIG{kind}"))
         if kind == "memory":
             raise torch.OutOfMemoryError("injected")
-        if kind == "data":
-            raise errors.DataError("the data of this rank have gone")
         total, nll = original(model, piece, smoothing)
         return (total * float("nan") if kind == "nan" else total), nll
 
     update.summed_loss = faulty
     if [0, 0, "disk"] in faults and rank == 0:
         jobs.Job._publish = fail_to_write
+    if [1, 0, "data"] in faults and rank == 1:
+        batches.Collator.collate = fail_to_read
 
 
 def fail_to_write(*args, **kwargs):
     raise errors.FileError("the disk is full")
+
+
+def fail_to_read(*args, **kwargs):
+    raise errors.DataError("the data of this rank have gone")
 
 
 def start(job: dict, rank: int, port: int) -> int:
