@@ -15,6 +15,8 @@ import datetime
 import json
 import os
 import re
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +36,9 @@ PATIENCE = datetime.timedelta(minutes=10)
 
 # How long a rank waits for what rank 0 does alone: to tokenise, to validate, to write.
 LONG_PATIENCE = datetime.timedelta(hours=12)
+
+# Seconds between two looks for processes that are still missing at the start.
+POLL_SECONDS = 0.02
 
 # Gradients are summed in runs of about so many bytes: fewer, larger messages.
 BUCKET_BYTES = 25 << 20
@@ -137,7 +142,10 @@ class Ranks:
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         with self._lost("cannot find"):
-            distributed.init_process_group(backend, timeout=PATIENCE)
+            store = _fresh_store(rank, size)
+            distributed.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+            )
             self._usual = distributed.new_group(backend="gloo", timeout=PATIENCE)
             self._patient = distributed.new_group(backend="gloo", timeout=LONG_PATIENCE)
 
@@ -254,6 +262,39 @@ class Ranks:
                 "Checkpoints are as they were. The same command goes on from the newest one, which "
                 "torchrun --max-restarts does by itself."
             ) from error
+
+
+def _fresh_store(rank: int, size: int) -> distributed.Store:
+    """Returns the store by which the processes find each other, empty.
+
+    torchrun keeps its store over restarts, with the addresses of processes that are gone, and no number
+    that it gives is new with each start and the same on all machines. So rank 0 makes up a name, and
+    each of the others asks for it under a name of its own, which no earlier process can have answered.
+
+    Raises:
+        RuntimeError: (torch's) some process did not come.
+    """
+    store, _, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
+    own = uuid.uuid4().hex
+    if rank != 0:
+        store.set(f"nmt/question/{rank}", own)
+        store.wait([f"nmt/answer/{own}"], PATIENCE)
+        name = store.get(f"nmt/answer/{own}").decode()
+        store.set(f"nmt/{name}/{rank}", "here")
+        return distributed.PrefixStore(f"nmt/{name}", store)
+    missing = set(range(1, size))
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            question = f"nmt/question/{other}"
+            if store.check([question]):
+                store.set(f"nmt/answer/{store.get(question).decode()}", own)
+            if store.check([f"nmt/{own}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"rank {min(missing)} did not come")
+        time.sleep(POLL_SECONDS)
+    return distributed.PrefixStore(f"nmt/{own}", store)
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
