@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import distributed_c10d as c10d
 
 from nmt import errors
 
@@ -264,7 +265,7 @@ class Ranks:
             ) from error
 
 
-def _fresh_store(rank: int, size: int) -> distributed.Store:
+def _fresh_store(rank: int, size: int) -> c10d.Store:
     """Returns the store by which the processes find each other, empty.
 
     torchrun keeps its store over restarts, with the addresses of processes that are gone, and no number
@@ -274,14 +275,14 @@ def _fresh_store(rank: int, size: int) -> distributed.Store:
     Raises:
         RuntimeError: (torch's) some process did not come.
     """
-    store, _, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
+    store, _, _ = next(c10d.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
     own = uuid.uuid4().hex
     if rank != 0:
         store.set(f"nmt/question/{rank}", own)
         store.wait([f"nmt/answer/{own}"], PATIENCE)
         name = store.get(f"nmt/answer/{own}").decode()
         store.set(f"nmt/{name}/{rank}", "here")
-        return distributed.PrefixStore(f"nmt/{name}", store)
+        return c10d.PrefixStore(f"nmt/{name}", store)
     missing = set(range(1, size))
     deadline = time.monotonic() + PATIENCE.total_seconds()
     while missing:
@@ -294,7 +295,7 @@ def _fresh_store(rank: int, size: int) -> distributed.Store:
         if time.monotonic() > deadline:
             raise RuntimeError(f"rank {min(missing)} did not come")
         time.sleep(POLL_SECONDS)
-    return distributed.PrefixStore(f"nmt/{own}", store)
+    return c10d.PrefixStore(f"nmt/{own}", store)
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
