@@ -166,7 +166,9 @@ class Job:
         updater.memory_limit = training.memory_limit
         if stored is None and training.max_device_tokens == "auto":
             longest = preparation.longest_pair(self._config, parts.model)
-            found = fitting.find_device_tokens(updater, longest, training.batch_tokens)
+            found = self._group.together(
+                lambda: fitting.find_device_tokens(updater, longest, training.batch_tokens)
+            )
             (least,) = self._group.meet([math.inf if found is None else found])
             updater.device_tokens = None if math.isinf(least) else int(least)
         trainer = loop.Trainer(

@@ -24,7 +24,7 @@ from nmt import errors
 from nmt.cli import jobs, main, train  # noqa: F401 (imported once, for all ranks)
 from nmt.data import batches
 from nmt.runtime import seeds
-from nmt.training import update
+from nmt.training import fitting, update
 
 DEADLINE = 60.0
 
@@ -52,8 +52,14 @@ def install(rank: int, faults: list) -> None:
     update.summed_loss = faulty
     if [0, 0, "disk"] in faults and rank == 0:
         jobs.Job._publish = fail_to_write
+    if [1, 0, "fit"] in faults and rank == 1:
+        fitting.find_device_tokens = fail_to_fit
     if [1, 0, "data"] in faults and rank == 1:
         batches.Collator.collate = fail_to_read
+
+
+def fail_to_fit(*args, **kwargs):
+    raise errors.TrainingError("fit 1: a single pair does not")
 
 
 def fail_to_write(*args, **kwargs):

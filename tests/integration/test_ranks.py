@@ -184,6 +184,11 @@ def test_ranks_skip_and_go_back_together(exact, nmt, ranks, open_run):
         ({"argv": ["--set=data.train=[{src: none.src, tgt: none.tgt}]"]}, 1, "none.src"),
         ({"faults": [[0, 0, "disk"]]}, 1, "the disk is full"),
         ({"faults": [[1, 0, "data"]]}, 1, "the data of this rank have gone"),
+        (
+            {"argv": ["--set=training.max_device_tokens=auto"], "faults": [[1, 0, "fit"]]},
+            1,
+            "fit 1",
+        ),
         ({"extra": {"1": ["--set=seed=2"]}}, 1, "ranks begin with different weights"),
     ],
 )
