@@ -5,6 +5,7 @@
     ├── FileError       a file that cannot be read or written
     ├── ModelError      a model folder that is missing, torn or altered
     ├── TrainingError   a run that cannot go on
+    │   └── PeerError   another process of the run has failed, and says so itself
     └── UsageError      the command line is wrong (exit status 2)
         └── ConfigError the configuration is wrong (exit status 2)
 
@@ -35,6 +36,15 @@ class ModelError(NMTError):
 
 class TrainingError(NMTError):
     """A training run cannot start or go on."""
+
+
+class PeerError(TrainingError):
+    """Another process of this run has failed; that one reports it, so this one prints nothing."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Takes what the other one says, and the exit status that it ends with."""
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class UsageError(NMTError):

@@ -5,18 +5,22 @@
     python scripts/kill_resume.py --families transformer --variant ema muon
 
 A run that was killed and resumed has to end with the same bytes of `model.safetensors`, and the
-same numbers in `metrics.jsonl`, as the undisturbed one. The moments are drawn over the whole run:
+same numbers in `metrics.jsonl`, as the undisturbed one. Variant `ranks` trains on two processes that
+torchrun starts, of which one is killed, or both. The moments are drawn over the whole run:
 while it starts, makes the tokenizer, trains, validates, saves and publishes.
 Exit status 1 if any run differs. Wants the extra `demo`, for the corpus.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +64,7 @@ VARIANTS = {
     "muon": "optimizer: muon",
     "freeze": 'freeze: ["encoder.*"]',
     "weighted": "",
+    "ranks": "",
 }
 CLOCK_FIELDS = ("seconds", "tokens_per_second")
 
@@ -81,8 +86,35 @@ def make_corpus(folder: Path) -> None:
 
 
 def start(config: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "nmt.cli.main", "train", str(config)]
+    command = [sys.executable, "-m", "nmt", "train", str(config)]
+    if has_ranks(config):
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def has_ranks(config: Path) -> bool:
+    return "-ranks-" in config.name
+
+
+def kill(process: subprocess.Popen, victims: list[str] | None = None) -> None:
+    """Kills a run: the process, or the ranks of these numbers under it, which end the others."""
+    for rank, number in ranks_of(process).items():
+        if victims is None or rank in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    if victims is None:
+        process.kill()
+
+
+def ranks_of(process: subprocess.Popen) -> dict[str, int]:
+    """Returns the processes that torchrun has started so far, by their rank (Linux)."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                found |= {v[5:].decode(): int(child) for v in variables if v.startswith(b"RANK=")}
+    return found
 
 
 def write_config(
@@ -151,7 +183,7 @@ def start_up_seconds(config: Path, run_dir: Path) -> float:
     process = start(config)
     wait_for_training(process)
     seconds = time.monotonic() - began
-    process.kill()
+    kill(process)
     process.communicate()
     shutil.rmtree(run_dir)
     return seconds
@@ -173,7 +205,9 @@ def kill_often(
         else:
             messages = wait_for_training(process)
             time.sleep(rng.uniform(0.0, 2.5 * training / kills))
-        process.kill()
+        # Torchrun ends the other rank; before it has started any there is only itself to kill.
+        victims = rng.choice([["0"], ["1"], ["0", "1"]]) if ranks_of(process) else None
+        kill(process, victims)
         messages += process.communicate()[1]
         match = re.search(r"resumed from update (\d+)", messages)
         if "this run is finished" in messages:

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.inference import translator, validation
 from nmt.runtime import device as devices
-from nmt.runtime import files
+from nmt.runtime import distributed, files
 from nmt.training import (
     fitting,
     initial,
@@ -34,11 +36,17 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The folder of a run and its logs, open."""
+    """The folder of a run and its logs, open.
+
+    Attributes:
+        run_dir: the folder.
+        run_log: what this process has to say.
+        metrics: of rank 0, which alone writes them; None elsewhere.
+    """
 
     run_dir: Path
     run_log: logs.AppendLog
-    metrics: logs.AppendLog
+    metrics: logs.AppendLog | None
 
 
 class Job:
@@ -50,6 +58,7 @@ class Job:
         arithmetic: devices.Arithmetic,
         run_files: Files,
         stop_requested: Callable[[], bool],
+        group: distributed.Group,
     ) -> None:
         """Takes what a run needs besides its data.
 
@@ -58,7 +67,9 @@ class Job:
             arithmetic: device and precision.
             run_files: the folder and its logs.
             stop_requested: whether the user wants the run to stop.
+            group: the processes that train together.
         """
+        self._group = group
         self._config = config
         self._config_text = loading.dump(config)
         self._arithmetic = arithmetic
@@ -70,40 +81,64 @@ class Job:
 
     def train(self, stored: resume.ResumeState | None, *, quiet: bool) -> bool:
         """Goes on from a stored state, or from nothing; returns whether the run is finished."""
-        tokenizer_dir = self._run_dir / "tokenizer"
+        group, tokenizer_dir = self._group, self._run_dir / "tokenizer"
+        group.on_main(lambda: self._make_ready(stored, tokenizer_dir))
+        parts = group.together(
+            lambda: preparation.prepare(
+                self._config,
+                tokenizer_dir,
+                self._arithmetic,
+                fingerprint=stored.values["fingerprint"] if stored is not None else None,
+                group=group,
+            )
+        )
+        self._fingerprint = parts.fingerprint
+        if stored is None:
+            group.together(lambda: initial.load_weights(self._config, parts.model))
+        total, done = self._config.training.max_updates, stored.update if stored else 0
+        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet or not group.is_main)
+        with contextlib.closing(reporter), contextlib.closing(parts):
+            trainer = group.together(lambda: self._trainer(parts, stored, reporter))
+            self._check_equal(trainer)
+            logger.info(
+                "training on %s in %s, %d threads%s",
+                self._arithmetic.device,
+                self._arithmetic.name,
+                torch.get_num_threads(),
+                f", process {group.rank} of {group.size}" if group.size > 1 else "",
+            )
+            return trainer.run()
+
+    def _make_ready(self, stored: resume.ResumeState | None, tokenizer_dir: Path) -> None:
+        """Brings the folder to where the run begins or goes on, tokenizers included."""
+        metrics = self._metrics
+        assert metrics is not None, "rank 0 writes the metrics"
         if stored is None:
             # Without a resume state, whatever an earlier start left is not of this run for sure.
             self._run_log.cut_back(0)
-            self._metrics.cut_back(0)
+            metrics.cut_back(0)
             folder.retract(self._run_dir)
             averaging.prune(self._run_dir, 0, keep=self._config.training.average_checkpoints)
             files.remove_tree(tokenizer_dir)
             self._make_tokenizers(tokenizer_dir)
         else:
             self._run_log.cut_back(stored.values["log_bytes"])
-            self._metrics.cut_back(stored.values["metrics_bytes"])
+            metrics.cut_back(stored.values["metrics_bytes"])
             folder.verify_tokenizer(self._run_dir)
         folder.record_last_run(self._run_dir)
-        parts = preparation.prepare(
-            self._config,
-            tokenizer_dir,
-            self._arithmetic,
-            fingerprint=stored.values["fingerprint"] if stored is not None else None,
-        )
-        self._fingerprint = parts.fingerprint
-        if stored is None:
-            initial.load_weights(self._config, parts.model)
-        total, done = self._config.training.max_updates, stored.update if stored else 0
-        reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet)
-        with contextlib.closing(reporter), contextlib.closing(parts):
-            trainer = self._trainer(parts, stored, reporter)
-            logger.info(
-                "training on %s in %s, %d threads",
-                self._arithmetic.device,
-                self._arithmetic.name,
-                torch.get_num_threads(),
-            )
-            return trainer.run()
+
+    def _check_equal(self, trainer: loop.Trainer) -> None:
+        """Finds out whether all ranks begin with the same, to the bit."""
+        if self._group.size == 1:
+            return
+        progress_text = json.dumps(trainer.progress.to_json(), sort_keys=True)
+        checksum = hashlib.sha256(f"{self._config_text}{self._fingerprint}{progress_text}".encode())
+        for kind in trainer.tensors().values():
+            for name, tensor in sorted(kind.items()):
+                checksum.update(name.encode())
+                # Flat first: a number without dimensions has no bytes to be viewed as.
+                checksum.update(tensor.cpu().flatten().view(torch.uint8).numpy().data)
+        distributed.check_equal(self._group, checksum.hexdigest(), "weights or settings")
 
     def _make_tokenizers(self, tokenizer_dir: Path) -> None:
         init_from = self._config.training.init_from
@@ -126,13 +161,16 @@ class Job:
             smoothing=training.label_smoothing,
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
+            group=self._group,
         )
         updater.memory_limit = training.memory_limit
         if stored is None and training.max_device_tokens == "auto":
             longest = preparation.longest_pair(self._config, parts.model)
-            updater.device_tokens = fitting.find_device_tokens(
-                updater, longest, training.batch_tokens
+            found = self._group.together(
+                lambda: fitting.find_device_tokens(updater, longest, training.batch_tokens)
             )
+            (least,) = self._group.meet([math.inf if found is None else found])
+            updater.device_tokens = None if math.isinf(least) else int(least)
         trainer = loop.Trainer(
             updater,
             parts.loader,
@@ -168,9 +206,13 @@ class Job:
                 resume.load(self._run_dir, number).tensors
             ),
             last_good=self._last_good,
-            write_metrics=lambda line: self._metrics.write(json.dumps(line) + "\n"),
+            write_metrics=self._write_metrics,
             stop_requested=self._stop_requested,
         )
+
+    def _write_metrics(self, line: dict[str, Any]) -> None:
+        assert self._metrics is not None, "rank 0 writes the metrics"
+        self._metrics.write(json.dumps(line) + "\n")
 
     def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
         """Returns the newest state before the updates that were skipped."""
@@ -184,6 +226,8 @@ class Job:
         return found.values["progress"], found.tensors
 
     def _forget_after(self, number: int) -> None:
+        if not self._group.is_main:
+            return
         averaging.prune(
             self._run_dir,
             number,
@@ -192,6 +236,7 @@ class Job:
         )
 
     def _save(self, state: progress.Progress, kinds: dict[str, loop.Tensors]) -> None:
+        assert self._metrics is not None, "rank 0 saves"
         values = {
             "progress": state.to_json(),
             "config": self._config_text,

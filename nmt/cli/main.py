@@ -77,6 +77,8 @@ def _run(args: argparse.Namespace) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
+    except errors.PeerError as error:
+        return error.exit_code
     except errors.NMTError as error:
         is_flag = isinstance(error, errors.UsageError) and str(error).startswith("--")
         is_flag = is_flag and not isinstance(error, errors.ConfigError)

@@ -15,7 +15,7 @@ from nmt.cli import jobs
 from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.runtime import device as devices
-from nmt.runtime import files, locks, memory
+from nmt.runtime import distributed, files, locks, memory
 from nmt.training import initial, progress
 
 logger = logging.getLogger(__name__)
@@ -30,41 +30,70 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 at the end of the run, 130 or 143 after SIGINT or SIGTERM.
     """
+    start = distributed.started()
+    with distributed.joined(start) as group:
+        config, arithmetic = group.together(lambda: _configured(args, start))
+        run_dir = Path(config.run_dir)
+        # A run that torchrun starts anew goes on; it was moved aside the first time.
+        if args.fresh and not start.num_restarts:
+            group.on_main(lambda: _move_aside(run_dir))
+        with contextlib.ExitStack() as stack:
+            run_files = group.in_turn(lambda: _opened(stack, run_dir, group))
+            return _train(config, arithmetic, run_files, group, quiet=args.quiet)
+
+
+def _configured(
+    args: argparse.Namespace, start: distributed.Start
+) -> tuple[schema.Config, devices.Arithmetic]:
+    """Returns the configuration and the arithmetic of a run whose files are all there."""
     overrides = list(args.set or [])
     flags = {"device": args.device, "training.precision": args.precision, "threads": args.threads}
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = loading.load(args.config, overrides)
-    run_dir = Path(config.run_dir)
-    arithmetic = devices.training_arithmetic(
-        config.training.precision, devices.resolve(config.device)
-    )
+    device = devices.of_rank(devices.resolve(config.device), start.local_rank, start.size)
+    arithmetic = devices.training_arithmetic(config.training.precision, device)
     devices.set_up(arithmetic.device, config.threads)
     memory.check_limit(config.training.memory_limit, arithmetic.device)
     _check_corpora(config)
-    if args.fresh:
-        _move_aside(run_dir)
+    return config, arithmetic
+
+
+def _opened(stack: contextlib.ExitStack, run_dir: Path, group: distributed.Group) -> jobs.Files:
+    """Returns the files of this process, open until the stack is; rank 0 locks the folder."""
+    if not group.is_main:
+        run_log = stack.enter_context(_logged(run_dir / f"log.rank{group.rank}.txt"))
+        stack.enter_context(_quiet_stderr())
+        return jobs.Files(run_dir, run_log, None)
     files.make_dir(run_dir)
-    with (
-        locks.RunLock(run_dir),
-        _logged(run_dir) as run_log,
-        logs.AppendLog(run_dir / "metrics.jsonl") as metrics,
-    ):
-        stored = _stored_state(run_dir)
-        earlier = None if stored is None else _config_of(run_dir, stored)
-        config = initial.completed(config, earlier)
-        if stored is not None and earlier is not None:
-            _compare(config, earlier)
-            if _is_over(config, stored):
-                folder.record_last_run(run_dir)
-                return 0
-        with _Signals() as signals:
-            run_files = jobs.Files(run_dir, run_log, metrics)
-            job = jobs.Job(config, arithmetic, run_files, lambda: signals.received != 0)
-            finished = job.train(stored, quiet=args.quiet)
+    stack.enter_context(locks.RunLock(run_dir))
+    run_log = stack.enter_context(_logged(run_dir / "log.txt"))
+    metrics = stack.enter_context(logs.AppendLog(run_dir / "metrics.jsonl"))
+    return jobs.Files(run_dir, run_log, metrics)
+
+
+def _train(
+    config: schema.Config,
+    arithmetic: devices.Arithmetic,
+    run_files: jobs.Files,
+    group: distributed.Group,
+    *,
+    quiet: bool,
+) -> int:
+    """Starts or resumes the run in a folder that is open; see `run`."""
+    run_dir = run_files.run_dir
+    stored = group.in_turn(lambda: _stored_state(run_dir, group))
+    config = group.together(lambda: _completed(config, run_dir, stored))
+    if stored is not None and group.on_main(lambda: _is_over(config, stored)):
+        group.on_main(lambda: folder.record_last_run(run_dir))
+        return 0
+    with _Signals() as signals:
+        job = jobs.Job(config, arithmetic, run_files, lambda: signals.received != 0, group)
+        finished = job.train(stored, quiet=quiet)
     if finished:
         return 0
     logger.info("stopped; the same command goes on from here")
-    return 128 + signals.received
+    # The signal may have come to another rank only.
+    return 128 + (signals.received or signal.SIGTERM)
 
 
 def _check_corpora(config: schema.Config) -> None:
@@ -94,12 +123,14 @@ def _move_aside(run_dir: Path) -> None:
     logger.info("--fresh: the run that was in %s is now in %s", run_dir, aside)
 
 
-def _stored_state(run_dir: Path) -> resume.ResumeState | None:
-    """Returns the newest good resume state.
+def _stored_state(run_dir: Path, group: distributed.Group) -> resume.ResumeState | None:
+    """Returns the newest good resume state, which all ranks read.
 
     Raises:
         errors.TrainingError: there is a model, but nothing to resume from.
     """
+    if not group.is_main:
+        return resume.latest(run_dir)
     resume.clean(run_dir)
     stored = resume.latest(run_dir)
     if stored is not None:
@@ -112,8 +143,16 @@ def _stored_state(run_dir: Path) -> resume.ResumeState | None:
     return stored
 
 
-def _config_of(run_dir: Path, stored: resume.ResumeState) -> schema.Config:
-    return loading.parse(stored.values["config"], f"{run_dir} (the run so far)")
+def _completed(
+    config: schema.Config, run_dir: Path, stored: resume.ResumeState | None
+) -> schema.Config:
+    """Returns the configuration with all that it takes over from elsewhere, after comparing it."""
+    if stored is None:
+        return initial.completed(config, None)
+    earlier = loading.parse(stored.values["config"], f"{run_dir} (the run so far)")
+    config = initial.completed(config, earlier)
+    _compare(config, earlier)
+    return config
 
 
 def _compare(config: schema.Config, old: schema.Config) -> None:
@@ -184,9 +223,9 @@ class _RunLogHandler(logging.StreamHandler[logs.AppendLog]):
 
 
 @contextlib.contextmanager
-def _logged(run_dir: Path) -> Iterator[logs.AppendLog]:
-    """Copies all messages into log.txt for as long as the run is at work."""
-    run_log = logs.AppendLog(run_dir / "log.txt")
+def _logged(path: Path) -> Iterator[logs.AppendLog]:
+    """Copies all messages into a log for as long as the run is at work."""
+    run_log = logs.AppendLog(path)
     handler = _RunLogHandler(run_log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.INFO)
@@ -194,6 +233,28 @@ def _logged(run_dir: Path) -> Iterator[logs.AppendLog]:
     root.addHandler(handler)
     try:
         yield run_log
+    except errors.PeerError as error:
+        # Nothing else says why this process has ended.
+        logger.info("%s", error)
+        raise
     finally:
         root.removeHandler(handler)
         run_log.close()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Leaves stderr to rank 0: of the others it gets errors only."""
+    handlers = [
+        handler
+        for handler in logging.getLogger("nmt").handlers
+        if not isinstance(handler, _RunLogHandler)
+    ]
+    before = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, before, strict=True):
+            handler.setLevel(level)

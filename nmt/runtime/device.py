@@ -56,6 +56,33 @@ def resolve(name: str) -> torch.device:
     return device
 
 
+def of_rank(device: torch.device, local_rank: int, num_ranks: int) -> torch.device:
+    """Returns the device of one of several processes: on CUDA each has a GPU of its own.
+
+    Args:
+        device: of the configuration.
+        local_rank: number of the process on its machine.
+        num_ranks: processes of the run.
+
+    Raises:
+        errors.ConfigError: the configuration names one GPU for all, or there are fewer than processes.
+    """
+    if num_ranks == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise errors.ConfigError(
+            f"device: names one GPU for {num_ranks} processes (given: {device}). "
+            "Take cuda, which gives each its own."
+        )
+    if local_rank >= torch.cuda.device_count():
+        raise errors.ConfigError(
+            f"device: this machine has {torch.cuda.device_count()} GPUs, process {local_rank + 1} on it "
+            "finds none. Give torchrun a smaller --nproc-per-node, or set device: cpu."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
     """How numbers are computed on a device.

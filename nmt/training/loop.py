@@ -92,6 +92,7 @@ class Trainer:
         """
         self._updater = updater
         self._model = updater.model
+        self._group = updater.group
         self._loader = loader
         self._config = config
         self._arithmetic = arithmetic
@@ -137,12 +138,19 @@ class Trainer:
             # A finished run whose limit was raised is under way again.
             self.progress.finished = False
             self._one_update()
-            if self._hooks.stop_requested():
+            if self._is_stopped():
                 self._save()
                 return False
         logger.info("reached %s after %d updates", limit, self.progress.update)
         self._finish()
         return True
+
+    def _is_stopped(self) -> bool:
+        """Returns whether the user wants any rank to stop; from here on rank 0's clock is theirs."""
+        goes_on = 0.0 if self._hooks.stop_requested() else 1.0
+        seconds = self.progress.seconds if self._group.is_main else math.inf
+        goes_on, self.progress.seconds = self._group.meet([goes_on, seconds])
+        return not goes_on
 
     def _one_update(self) -> None:
         config, state = self._config, self.progress
@@ -155,7 +163,9 @@ class Trainer:
             width=self._model.decoder.embedding_size,
             num_plateaus=state.num_plateaus,
         )
-        seed = seeds.of_update(self._seed, number, attempt=state.num_rollbacks)
+        seed = seeds.of_update(
+            self._seed, number, rank=self._group.rank, attempt=state.num_rollbacks
+        )
         result = self._updater.update(batch.pieces, batch.num_tokens, rate, seed=seed)
         self._under_way.append((number, result, batch.num_tokens, batch.num_padded))
         state.update = number
@@ -178,12 +188,16 @@ class Trainer:
         if is_best or is_saved:
             self._save()
         if is_best:
-            self._publish_best()
+            self._group.on_main(self._publish_best)
 
     def _next_batch(self) -> batches.Batch:
-        """Returns the next batch; if there is none, nothing that was trained is lost."""
+        """Returns the next batch; if there is none, nothing that was trained is lost.
+
+        Rank 0 comes first: it alone knows when the corpus, which may still be tokenised, has failed,
+        and what it has found the others need not wait for.
+        """
         try:
-            return next(self._stream)
+            return self._group.in_turn(lambda: next(self._stream))
         except errors.NMTError:
             self._save()
             raise
@@ -236,7 +250,7 @@ class Trainer:
                 "Start a run with a lower training.learning_rate or clip_norm, a longer warm-up, or "
                 "precision fp32; training.init_from can take over the weights."
             )
-        values, tensors = self._hooks.last_good()
+        values, tensors = self._group.in_turn(self._hooks.last_good)
         self.restore(values, tensors)
         back = self.progress
         back.rate_factor = state.rate_factor * ROLLBACK_FACTOR
@@ -251,9 +265,7 @@ class Trainer:
             back.rate_factor,
         )
         line = {"event": "rollback", "update": state.update, "to_update": back.update}
-        self._hooks.write_metrics(
-            {**line, "rate_factor": back.rate_factor, "seconds": back.seconds}
-        )
+        self._write({**line, "rate_factor": back.rate_factor, "seconds": back.seconds})
         # Saved at once: a kill must not find the old rate again.
         self._save()
         self._stream = self._loader.batches(back.position)
@@ -266,8 +278,12 @@ class Trainer:
         why = "out of memory" if state.update else "tried out"
         logger.warning("update %d: %s; pieces have %d tokens at most", state.update, why, found)
         line = {"event": "memory", "update": state.update, "device_tokens": found}
-        self._hooks.write_metrics({**line, "seconds": state.seconds})
+        self._write({**line, "seconds": state.seconds})
         state.device_tokens = found
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Appends a line to the metrics, by rank 0."""
+        self._group.on_main(lambda: self._hooks.write_metrics(line))
 
     def _log(self, rate: float) -> None:
         state, window = self.progress, self.progress.window
@@ -285,7 +301,7 @@ class Trainer:
         }
         # JSON has no number that is not finite.
         line = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        self._hooks.write_metrics({"event": "train", **line})
+        self._write({"event": "train", **line})
         share = progress.share_done(state, self._config, self._loader.epoch_batches)
         left = state.seconds * (1.0 - share) / share if share else None
         self._reporter.show(state.update, numbers, left)
@@ -295,13 +311,13 @@ class Trainer:
         """Judges the model; returns whether it is the best so far."""
         state = self.progress
         began = time.perf_counter()
-        scores = self._judge(self.weights())
+        scores = self._group.on_main(lambda: self._judge(self.weights()))
         is_best = state.take_score(scores["score"], self._config)
         if self._config.average_checkpoints > 1:
-            self._hooks.snapshot(state.update, self.weights())
+            self._group.on_main(lambda: self._hooks.snapshot(state.update, self.weights()))
         state.seconds += time.perf_counter() - began
         line = {"event": "validation", "update": state.update, **scores, "is_best": is_best}
-        self._hooks.write_metrics({**line, "seconds": state.seconds})
+        self._write({**line, "seconds": state.seconds})
         return is_best
 
     def _judge(self, weights: Tensors) -> dict[str, float]:
@@ -314,7 +330,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._settle()
-        self._hooks.save(self.progress, self.tensors())
+        self._group.on_main(lambda: self._hooks.save(self.progress, self.tensors()))
 
     def _publish_best(self) -> None:
         state = self.progress
@@ -329,12 +345,15 @@ class Trainer:
             self._validate()
         # Saved before anything is chosen: a kill from here on repeats this method alone.
         self._save()
+        self._group.on_main(self._publish_better)
+        state.finished = True
+        self._save()
+
+    def _publish_better(self) -> None:
         self._publish_best()
         average = self._hooks.average() if self._config.average_checkpoints > 1 else None
         if average is not None:
             self._try_average(average)
-        state.finished = True
-        self._save()
 
     def _try_average(self, average: Tensors) -> None:
         """Publishes the averaged weights if they are as good on the validation set as the best."""

@@ -10,7 +10,7 @@ from nmt.config import schema
 from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.runtime import files
+from nmt.runtime import distributed, files
 from nmt.text import sampling as subwords
 from nmt.text import sentencepiece_training, tokenizer
 from nmt.training import selection
@@ -124,6 +124,7 @@ def prepare(
     arithmetic: devices.Arithmetic,
     *,
     fingerprint: str | None = None,
+    group: distributed.Group | None = None,
 ) -> Parts:
     """Opens the corpora and builds the model.
 
@@ -132,12 +133,14 @@ def prepare(
         folder: `tokenizer/` of the run, made before.
         arithmetic: device and precision.
         fingerprint: what the corpus has to be known by, or None for a run that begins.
+        group: the processes that train together, of which the first fills the token cache; or None.
 
     Raises:
         errors.ConfigError: the tokenizer cannot sample.
         errors.DataError: the corpora cannot be read, or no pair is left.
         errors.TrainingError: the corpus is another one.
     """
+    group = group or distributed.Alone()
     src_tokenizer = tokenizer.Tokenizer.load(folder, "src")
     tgt_tokenizer = tokenizer.Tokenizer.load(folder, "tgt")
     devices.seed_everything(config.seed)
@@ -157,12 +160,11 @@ def prepare(
     )
     kept = pair_filter(config, model)
     sampler = _sampler(config, src_tokenizer, tgt_tokenizer, kept)
-    data = _open_corpus(
-        config,
-        folder,
-        kept,
-        max(len(src_tokenizer.vocab), len(tgt_tokenizer.vocab)),
-        fingerprint,
+    num_pieces = max(len(src_tokenizer.vocab), len(tgt_tokenizer.vocab))
+    data = group.in_turn(
+        lambda: _open_corpus(
+            config, folder, kept, num_pieces, fingerprint=fingerprint, fills=group.is_main
+        )
     )
     model.to(arithmetic.device, arithmetic.weights_dtype).train()
     weights = [entry.weight for entry in config.data.train if entry.weight is not None]
@@ -181,7 +183,12 @@ def prepare(
         sampler,
     )
     loader = batches.Loader(
-        planner, collator, arithmetic.device, num_workers=config.data.num_workers
+        planner,
+        collator,
+        arithmetic.device,
+        rank=group.rank,
+        num_ranks=group.size,
+        num_workers=config.data.num_workers,
     )
     if data.is_complete:
         logger.info("%d batches an epoch", loader.epoch_batches)
@@ -193,7 +200,9 @@ def _open_corpus(
     tokenizer_dir: Path,
     kept: filters.PairFilter,
     num_pieces: int,
+    *,
     fingerprint: str | None,
+    fills: bool,
 ) -> corpus.MappedCorpus:
     """Returns the training corpus from its token cache; see `prepare`."""
     entries = tuple(
@@ -209,11 +218,12 @@ def _open_corpus(
         )
     if config.data.cache_dir is None:
         parent = tokenizer_dir.parent / "cache"
-        cache.remove_others(parent, keep=corpus.folder_of(parent, key).name)
+        if fills:
+            cache.remove_others(parent, keep=corpus.folder_of(parent, key).name)
     else:
         parent = Path(config.data.cache_dir)
     work = filler.Work(corpus.folder_of(parent, key), entries, tokenizer_dir, kept, layout)
-    return corpus.open_cache(work, key)
+    return corpus.open_cache(work, key, fills=fills)
 
 
 def _sampler(

@@ -1,6 +1,7 @@
 """One optimiser update: from the pieces of a batch to new weights."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from nmt import errors
 from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.runtime import memory
+from nmt.runtime import distributed, memory
 from nmt.training import ema, loss, optimizers
 
 
@@ -53,6 +54,7 @@ class Updater:
         scaler: of the loss, in fp16.
         device_tokens: positions of a piece that are known to fit the device, or None while
             everything did.
+        group: the processes whose gradients are summed.
         memory_limit: of the process while it computes gradients, in MiB, or None.
     """
 
@@ -65,6 +67,7 @@ class Updater:
         smoothing: float,
         clip_norm: float | None,
         ema_decay: float | None = None,
+        group: distributed.Group | None = None,
     ) -> None:
         """Takes the parts of a run.
 
@@ -75,8 +78,10 @@ class Updater:
             smoothing: label smoothing.
             clip_norm: largest gradient norm, or None.
             ema_decay: of the moving average of the weights, or None for no average.
+            group: the processes that share each batch, or None for this one alone.
         """
         self.model = model
+        self.group = group or distributed.Alone()
         self.optimizer = optimizer
         self.device_tokens: int | None = None
         self.memory_limit: int | None = None
@@ -98,11 +103,11 @@ class Updater:
         """Goes one update with the mean gradient over all tokens of all pieces.
 
         Pieces for which memory runs out are halved, and the gradient is made again from its
-        beginning: the sum stays that of the whole batch.
+        beginning, on every rank: the sum stays that of the whole batch.
 
         Args:
-            pieces: the batch, cut so that each fits the device.
-            num_tokens: real target tokens of all pieces.
+            pieces: the share of this rank, cut so that each fits the device; it may be empty.
+            num_tokens: real target tokens of the batch, over all ranks.
             rate: the learning rate.
             seed: of all that is random in this update; None goes on with the generators as they are.
 
@@ -141,12 +146,52 @@ class Updater:
         while True:
             fitting = batches.fitted(pieces, self.device_tokens)
             sums, too_large = self._accumulate(fitting, num_tokens, seed)
-            if too_large is None:
-                return torch.stack(sums[0]).sum(), torch.stack(sums[1]).sum()
             # Here, not where the error was caught: there it would still hold the tensors.
-            self.optimizer.zero_grad(set_to_none=True)
-            memory.give_back(self._arithmetic.device)
-            self.device_tokens = _smaller(too_large)
+            if too_large is not None:
+                self.optimizer.zero_grad(set_to_none=True)
+                memory.give_back(self._arithmetic.device)
+            limit, used = self._agree(too_large)
+            if limit is None:
+                return self._summed(*sums, used)
+            # For all ranks, so that the run cuts alike when it is resumed, by any of them.
+            self.device_tokens = limit
+
+    def _agree(self, too_large: batches.Piece | None) -> tuple[int | None, list[bool]]:
+        """Returns what all ranks have to know before gradients are summed.
+
+        That is how many positions some rank has to cut its pieces to, or None if all are done; and of
+        each parameter, whether any rank has a gradient. One that no rank uses stays without.
+        """
+        wanted, failure = math.inf, None
+        if too_large is not None:
+            try:
+                wanted = _smaller(too_large)
+            except errors.TrainingError as error:
+                failure = error
+        is_used = [-float(parameter.grad is not None) for parameter in self._parameters]
+        limit, *used = self.group.meet([wanted, *is_used], failure)
+        return None if math.isinf(limit) else int(limit), [value < 0.0 for value in used]
+
+    def _summed(
+        self, losses: list[torch.Tensor], nlls: list[torch.Tensor], used: list[bool]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns loss and nll over all pieces of all ranks, and sums the gradients likewise."""
+        if self.group.size == 1:
+            return torch.stack(losses).sum(), torch.stack(nlls).sum()
+        totals = torch.zeros(2, dtype=torch.float64, device=self._arithmetic.device)
+        for number, values in enumerate((losses, nlls)):
+            if values:
+                totals[number] = torch.stack(values).sum()
+        gradients = []
+        for parameter, is_used in zip(self._parameters, used, strict=True):
+            if is_used and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        # The scale of fp16 is made at first use, which an empty share has none of.
+        self.scaler.scale(totals)
+        self.group.sum([*gradients, totals])
+        return totals[0], totals[1]
 
     def _accumulate(
         self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None

@@ -313,3 +313,15 @@ def test_allocator_is_tuned_before_a_verb_that_computes(monkeypatch):
     with pytest.raises(AttributeError):
         cli.main(["train", "c.yaml"])
     assert calls == ["tune", "nmt.cli.train"]
+
+
+def test_the_package_runs_as_a_module_without_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "nmt", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage: nmt")
+    assert "nmt.cli.main" in done.stderr
+    assert " torch\n" not in done.stderr

@@ -1,0 +1,400 @@
+"""The processes that train one model together: who this one is, and how they meet.
+
+The only module that knows `torch.distributed`. A process that trains alone has the same face, `Alone`,
+whose methods do nothing but the work, so that no caller asks how many there are.
+
+Ranks do not fall apart: whatever one of them cannot do is told to all at the next meeting, where all
+raise. The rank that failed raises its own error, the others `errors.PeerError`, which nobody prints: a
+failure is one message, however many ranks there are. A rank that is killed closes its connections, by
+which the others know at once.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import distributed
+from torch.distributed import distributed_c10d as c10d
+
+from nmt import errors
+
+T = TypeVar("T")
+
+# What torchrun, or whoever starts the processes, tells each of them.
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# How long a rank waits for the others to come up, and to come to where all compute alike. A rank that
+# dies is noticed at once; this is for one that hangs, or whose machine has vanished.
+PATIENCE = datetime.timedelta(minutes=10)
+
+# How long a rank waits for what rank 0 does alone: to tokenise, to validate, to write.
+LONG_PATIENCE = datetime.timedelta(hours=12)
+
+# Seconds between two looks for processes that are still missing at the start.
+POLL_SECONDS = 0.02
+
+# Gradients are summed in runs of about so many bytes: fewer, larger messages.
+BUCKET_BYTES = 25 << 20
+
+
+class Group(Protocol):
+    """The processes of a run; every method but the properties is called by all of them alike."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes and judges."""
+
+    def meet(
+        self, values: Sequence[float] = (), failure: errors.NMTError | None = None
+    ) -> list[float]:
+        """Returns the smallest of each value over the ranks, once all are here.
+
+        Args:
+            values: as many on each rank; infinity to have no say.
+            failure: what this rank could not do, or None.
+
+        Raises:
+            errors.NMTError: `failure`, on the lowest rank that brings one.
+            errors.PeerError: another rank brings one.
+            errors.TrainingError: another rank has gone.
+        """
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Returns what the action returns on this rank; if it fails on one, all raise (see `meet`)."""
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Returns what the action returns on rank 0, where alone it is done, while the others wait.
+
+        Args:
+            action: its value goes through JSON, so that it is None, a number, a text, or lists and
+                dictionaries of these. If it fails, all raise (see `meet`).
+        """
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """Returns what the action returns on this rank; rank 0 does it first, then the others.
+
+        No rank goes on before all have done it; if it fails on one, all raise (see `meet`).
+        """
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sums tensors over the ranks, in place, with the same bits everywhere.
+
+        Args:
+            tensors: of the same shapes and types on each rank.
+
+        Raises:
+            errors.TrainingError: another rank has gone.
+        """
+
+
+class Alone:
+    """One process, which waits for nobody."""
+
+    rank, size, is_main = 0, 1, True
+
+    def meet(
+        self, values: Sequence[float] = (), failure: errors.NMTError | None = None
+    ) -> list[float]:
+        """Returns the values, or raises the failure."""
+        if failure is not None:
+            raise failure
+        return list(values)
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Returns what the action returns."""
+        return action()
+
+    on_main = in_turn = together
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Leaves the tensors as they are."""
+
+
+class Ranks:
+    """Several processes, by gloo between processors and nccl between GPUs."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        """Waits for all others.
+
+        Args:
+            rank: of this process.
+            size: how many there are.
+
+        Raises:
+            errors.TrainingError: they do not find each other.
+        """
+        self.rank, self.size = rank, size
+        has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        with self._lost("cannot find"):
+            store = _fresh_store(rank, size)
+            distributed.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+            )
+            self._usual = distributed.new_group(backend="gloo", timeout=PATIENCE)
+            self._patient = distributed.new_group(backend="gloo", timeout=LONG_PATIENCE)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def meet(
+        self, values: Sequence[float] = (), failure: errors.NMTError | None = None
+    ) -> list[float]:
+        """See `Group`."""
+        return self._meet(values, failure, self._usual)
+
+    def together(self, action: Callable[[], T]) -> T:
+        """See `Group`."""
+        return self._do(action, self._patient)
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """See `Group`."""
+        if self.is_main:
+            value = self._do(action, self._patient)
+            self._broadcast(value, 0)
+            return value
+        self._meet((), None, self._patient)
+        found: T = self._broadcast(None, 0)
+        return found
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """See `Group`."""
+        if self.is_main:
+            value = self._do(action, self._patient)
+            self._meet((), None, self._patient)
+            return value
+        self._meet((), None, self._patient)
+        return self._do(action, self._patient)
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """See `Group`."""
+        for bucket in _buckets(tensors):
+            if len(bucket) == 1 and bucket[0].is_contiguous():
+                self._all_reduce(bucket[0])
+                continue
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            self._all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def close(self) -> None:
+        """Waits until the others are here, too, and leaves them."""
+        self.meet()
+        distributed.destroy_process_group()
+
+    def _do(self, action: Callable[[], T], waiting: distributed.ProcessGroup) -> T:
+        """Returns what the action returns; all ranks learn whether it failed."""
+        try:
+            value = action()
+        except errors.NMTError as error:
+            self._meet((), error, waiting)
+            raise AssertionError("a meeting to which a rank brings a failure raises") from error
+        self._meet((), None, waiting)
+        return value
+
+    def _meet(
+        self,
+        values: Sequence[float],
+        failure: errors.NMTError | None,
+        waiting: distributed.ProcessGroup,
+    ) -> list[float]:
+        # Who has only heard of a failure does not count as the one that failed.
+        is_first_hand = failure is not None and not isinstance(failure, errors.PeerError)
+        failing = self.rank if is_first_hand else self.size if failure is None else self.size - 0.5
+        # Doubles, which hold times as they are, and whole numbers of any size we have.
+        table = torch.tensor([failing, *values], dtype=torch.float64)
+        with self._lost():
+            distributed.all_reduce(table, op=distributed.ReduceOp.MIN, group=waiting)
+        lowest, *found = table.tolist()
+        if lowest == self.size:
+            return found
+        if failure is not None and lowest in {self.rank, self.size - 0.5}:
+            if is_first_hand:
+                self._broadcast([str(failure), failure.exit_code], self.rank)
+            raise failure
+        text, exit_code = self._broadcast(None, int(lowest))
+        raise errors.PeerError(f"rank {int(lowest)}: {text}", exit_code)
+
+    def _broadcast(self, value: Any, source: int) -> Any:
+        """Returns the value of one rank, through JSON."""
+        data = json.dumps(value).encode() if self.rank == source else b""
+        size = torch.tensor(len(data))
+        with self._lost():
+            distributed.broadcast(size, source, group=self._usual)
+            content = torch.empty(int(size), dtype=torch.uint8)
+            if self.rank == source:
+                content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            distributed.broadcast(content, source, group=self._usual)
+        return json.loads(bytes(content.tolist()))
+
+    def _all_reduce(self, tensor: torch.Tensor) -> None:
+        with self._lost():
+            distributed.all_reduce(tensor)
+
+    @contextlib.contextmanager
+    def _lost(self, what: str = "has lost") -> Iterator[None]:
+        """Turns what torch raises when another rank does not answer into an error of the run."""
+        try:
+            yield
+        except RuntimeError as error:
+            # torch puts the place in its own code in front, and advice for its developers behind.
+            cause = re.sub(r"^\[\S*\] ", "", str(error).strip()).split("\n")[0].split(". ")[0]
+            raise errors.TrainingError(
+                f"rank {self.rank} of {self.size}: {what} another process of this run ({cause}). "
+                "Checkpoints are as they were. The same command goes on from the newest one, which "
+                "torchrun --max-restarts does by itself."
+            ) from error
+
+
+def _fresh_store(rank: int, size: int) -> c10d.Store:
+    """Returns the store by which the processes find each other, empty.
+
+    torchrun keeps its store over restarts, with the addresses of processes that are gone, and no number
+    that it gives is new with each start and the same on all machines. So rank 0 makes up a name, and
+    each of the others asks for it under a name of its own, which no earlier process can have answered.
+
+    Raises:
+        RuntimeError: (torch's) some process did not come.
+    """
+    store, _, _ = next(c10d.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+    own = uuid.uuid4().hex
+    if rank != 0:
+        store.set(f"nmt/question/{rank}", own)
+        store.wait([f"nmt/answer/{own}"], PATIENCE)
+        name = store.get(f"nmt/answer/{own}").decode()
+        store.set(f"nmt/{name}/{rank}", "here")
+        return c10d.PrefixStore(f"nmt/{name}", store)
+    missing = set(range(1, size))
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            question = f"nmt/question/{other}"
+            if store.check([question]):
+                store.set(f"nmt/answer/{store.get(question).decode()}", own)
+            if store.check([f"nmt/{own}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"rank {min(missing)} did not come")
+        time.sleep(POLL_SECONDS)
+    return c10d.PrefixStore(f"nmt/{own}", store)
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yields runs of tensors of one type, in their order, each of `BUCKET_BYTES` or one tensor."""
+    bucket: list[torch.Tensor] = []
+    num_bytes = 0
+    for tensor in tensors:
+        is_full = num_bytes + tensor.nbytes > BUCKET_BYTES
+        if bucket and (is_full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, num_bytes = [], 0
+        bucket.append(tensor)
+        num_bytes += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """How this process was started.
+
+    Attributes:
+        rank: of this process.
+        size: processes of the run.
+        local_rank: its number on its machine, by which it takes its GPU.
+        num_restarts: how often torchrun has started the run anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    num_restarts: int = 0
+
+
+def started() -> Start:
+    """Returns what the environment says about this process.
+
+    Raises:
+        errors.UsageError: a variable is not a number, or the rank is not one of so many.
+    """
+    if not all(os.environ.get(name) for name in VARIABLES):
+        return Start()
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    if not 0 <= rank < size:
+        raise errors.UsageError(
+            f"RANK: is not below WORLD_SIZE (given: {rank} and {size}). "
+            "Start the run with torchrun, which sets both, or unset them to train alone."
+        )
+    return Start(rank, size, _number("LOCAL_RANK"), _number("TORCHELASTIC_RESTART_COUNT"))
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise errors.UsageError(
+            f"{name}: is not a whole number (given: {text}). "
+            "Start the run with torchrun, which sets it, or unset it to train alone."
+        ) from None
+
+
+@contextlib.contextmanager
+def joined(start: Start) -> Iterator[Group]:
+    """Opens the group of this run, until the context ends; without others it is `Alone`.
+
+    After an error nobody is waited for: the others are told by the meeting, or by the connection.
+
+    Raises:
+        errors.TrainingError: the processes do not find each other.
+    """
+    if start.size == 1:
+        yield Alone()
+        return
+    ranks = Ranks(start.rank, start.size)
+    yield ranks
+    ranks.close()
+
+
+def check_equal(group: Group, checksum: str, what: str) -> None:
+    """Finds out whether all ranks have the same.
+
+    Args:
+        group: of the run.
+        checksum: hexadecimal, of what should be the same.
+        what: it is called in the message.
+
+    Raises:
+        errors.TrainingError: a rank has something else.
+    """
+    # 48 bits: a double holds them, and their negative.
+    number = float(int(checksum[:12], 16))
+    least, greatest = group.meet([number, -number])
+    if least != -greatest:
+        # Brought to a meeting, so that it is said once.
+        group.meet(
+            failure=errors.TrainingError(
+                f"rank {group.rank} of {group.size}: ranks begin with different {what} (given: "
+                f"{checksum[:12]} on this one). They need the same configuration and versions of "
+                "packages, and run_dir on a disk that all machines share."
+            )
+        )

@@ -1,0 +1,111 @@
+"""Starts the ranks of `nmt train` by fork, at the price of one import of torch, with faults on request.
+
+Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
+
+    ranks   how many
+    argv    the command line, without the program
+    extra   more arguments of one rank, by its number
+    faults  [rank, update, kind], each once: what happens when that rank computes that update
+
+It prints the exit statuses in JSON, and leaves what each rank said in `err.0`, `err.1` and so on.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from nmt import errors
+from nmt.cli import jobs, main, train  # noqa: F401 (imported once, for all ranks)
+from nmt.data import batches
+from nmt.runtime import seeds
+from nmt.training import fitting, update
+
+DEADLINE = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def install(rank: int, faults: list) -> None:
+    due = {seeds.of_update(1, number, rank=rank): kind for of, number, kind in faults if of == rank}
+    original = update.summed_loss
+
+    def faulty(model, piece, smoothing):
+        # Validation computes losses, too, under whatever seed was set last.
+        kind = due.pop(torch.initial_seed(), None) if model.training else None
+        if kind in {"KILL", "TERM"}:
+            os.kill(os.getpid(), getattr(signal, f"SIG{kind}"))
+        if kind == "memory":
+            raise torch.OutOfMemoryError("injected")
+        total, nll = original(model, piece, smoothing)
+        return (total * float("nan") if kind == "nan" else total), nll
+
+    update.summed_loss = faulty
+    if [0, 0, "disk"] in faults and rank == 0:
+        jobs.Job._publish = fail_to_write
+    if [1, 0, "fit"] in faults and rank == 1:
+        fitting.find_device_tokens = fail_to_fit
+    if [1, 0, "data"] in faults and rank == 1:
+        batches.Collator.collate = fail_to_read
+
+
+def fail_to_fit(*args, **kwargs):
+    raise errors.TrainingError("fit 1: a single pair does not")
+
+
+def fail_to_write(*args, **kwargs):
+    raise errors.FileError("the disk is full")
+
+
+def fail_to_read(*args, **kwargs):
+    raise errors.DataError("the data of this rank have gone")
+
+
+def start(job: dict, rank: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(job["ranks"]))
+        os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        descriptor = os.open(f"err.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 2)
+        os.dup2(descriptor, 1)
+        install(rank, job.get("faults", []))
+        code = main.main([*job["argv"], *job.get("extra", {}).get(str(rank), [])])
+    finally:
+        os._exit(code)
+
+
+def wait(children: list[int]) -> list[int | None]:
+    """Returns the exit status of each, None for one that had to be killed."""
+    codes: dict[int, int | None] = {}
+    deadline = time.monotonic() + DEADLINE
+    while len(codes) < len(children):
+        for child in set(children) - set(codes):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                codes[child] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                codes[child] = None
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    Path("err.0").unlink(missing_ok=True)
+    port = free_port()
+    print(json.dumps(wait([start(job, rank, port) for rank in range(job["ranks"])])))
