@@ -33,7 +33,8 @@ data:
   tgt_lang: de
   train: [{train}]
   valid: {{src: {data}/valid.en, tgt: {data}/valid.de}}
-tokenizer: {{type: bpe, vocab_size: 500}}
+  {in_data}
+tokenizer: {{type: bpe, vocab_size: 500{tokenizer}}}
 model:
   encoder: {{type: {family}, num_layers: 1, {sizes}, dropout: 0.2}}
   decoder: {{type: {family}, num_layers: 1, {sizes}, dropout: 0.2}}
@@ -64,8 +65,13 @@ VARIANTS = {
     "muon": "optimizer: muon",
     "freeze": 'freeze: ["encoder.*"]',
     "weighted": "",
+    "sampling": "",
+    "workers": "",
     "ranks": "",
 }
+# What some variants add to other sections.
+TOKENIZER = {"sampling": ", sampling: both", "workers": ", sampling: both"}
+DATA = {"workers": "num_workers: 1"}
 CLOCK_FIELDS = ("seconds", "tokens_per_second")
 
 # The share of the kills that hit the start-up: imports, tokenizer, reading the corpus, resuming.
@@ -141,6 +147,8 @@ def write_config(
         family=family,
         sizes=SIZES[family],
         updates=updates,
+        in_data=DATA.get(variant, ""),
+        tokenizer=TOKENIZER.get(variant, ""),
         training=f"  {given}".replace("\n  \n", "\n"),
     )
     config.write_text(text)
