@@ -72,7 +72,7 @@ class DecodingConfig(Section):
     )
     patience: float = knobs.knob(
         1.0,
-        "a sentence is done once beam_size times this many hypotheses are finished",
+        "a sentence is done once beam_size times this many are finished and no open one is better",
         unit="factor",
         gt=0,
         why="1 = the usual rule (Kasai et al. 2024)",

@@ -227,15 +227,23 @@ def _is_done(beam: _Beam, settings: search_settings.SearchSettings) -> torch.Ten
     """Returns whether each sentence's search is over, bool [B]."""
     length = beam.open_tokens_BKT.shape[2] - 1
     at_limit_B = beam.max_lengths_B <= length
+    worst_B = beam.finished_scores_BK[:, settings.num_best - 1]
     if not settings.exact_stop:
-        return at_limit_B | (beam.num_finished_B >= settings.num_finished)
+        # Enough have ended, and the best open one would not be wanted if it ended here. Without the
+        # second condition a model that is sure of itself loses its best hypothesis: what ends early
+        # is far worse, but among the best K, since all but one are.
+        has_enough_B = beam.num_finished_B >= settings.num_finished
+        open_B = beam.open_scores_BK[:, 0] / search_settings.penalty(
+            length, settings.length_penalty
+        )
+        return at_limit_B | (has_enough_B & (worst_B >= open_B))
     # A log-probability only falls, so an open hypothesis ends with its present sum at best, over
     # the penalty of the longest length, which is the kindest one to a negative number.
     kindest_B = search_settings.penalty(
         beam.max_lengths_B.to(beam.open_scores_BK.dtype), settings.length_penalty
     )
     bound_B = beam.open_scores_BK[:, 0] / kindest_B
-    return at_limit_B | (beam.finished_scores_BK[:, settings.num_best - 1] >= bound_B)
+    return at_limit_B | (worst_B >= bound_B)
 
 
 def _collect(
