@@ -8,7 +8,8 @@ from pathlib import Path
 from nmt import errors
 from nmt.checkpoint import averaging, folder, resume
 from nmt.runtime import files
-from nmt.training import preparation, tensors
+from nmt.text import tokenizer
+from nmt.training import tensors
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = _chosen(run_dir, args.last, args.checkpoints)
     mean = averaging.mean(_weights(run_dir, chosen))
     files.make_dir(output)
-    preparation.take_tokenizer(run_dir / folder.TOKENIZER, output / folder.TOKENIZER)
+    tokenizer.copy(run_dir / folder.TOKENIZER, output / folder.TOKENIZER)
     folder.publish(output, config_text=config_text, tensors=mean, scores={}, update=chosen[-1])
     logger.info("%s: average of updates %s", output, ", ".join(map(str, chosen)))
     return 0

@@ -19,6 +19,7 @@ from nmt.data import readers
 from nmt.inference import translator, validation
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files
+from nmt.text import tokenizer
 from nmt.training import (
     fitting,
     initial,
@@ -145,7 +146,7 @@ class Job:
         if init_from is None:
             preparation.make_tokenizers(self._config, tokenizer_dir)
         else:
-            preparation.take_tokenizer(Path(init_from) / folder.TOKENIZER, tokenizer_dir)
+            tokenizer.copy(Path(init_from) / folder.TOKENIZER, tokenizer_dir)
 
     def _trainer(
         self,

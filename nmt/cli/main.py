@@ -153,8 +153,12 @@ def _describe(error: OSError) -> str:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether torch could not allocate; its error class is not imported for that."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Returns whether torch could not allocate; without torch nobody says so with this error."""
+    if "torch" not in sys.modules:
+        return False
+    from nmt.runtime import memory  # imports torch
+
+    return memory.is_exhausted(error)
 
 
 def _is_verb(name: str) -> bool:

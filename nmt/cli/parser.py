@@ -232,7 +232,7 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         "--patience",
         type=_number,
         metavar="X",
-        help="a sentence is done at beam size times X finished hypotheses",
+        help="a sentence is done at beam size times X finished hypotheses, if none open is better",
     )
     verb.add_argument(
         "--exact-stop",

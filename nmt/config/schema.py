@@ -75,7 +75,7 @@ class DecodingConfig(Section):
         "a sentence is done once beam_size times this many are finished and no open one is better",
         unit="factor",
         gt=0,
-        why="1 = the usual rule (Kasai et al. 2024)",
+        why="1 = the usual rule (Kasai et al. 2024), but that open ones count, too",
     )
     exact_stop: bool = knobs.knob(
         False, "go on until no open hypothesis can win any more", why="slower, seldom better"

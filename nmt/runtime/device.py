@@ -202,12 +202,6 @@ def total_memory(device: torch.device) -> int | None:
         return None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether torch, on any device, or Python had no memory left."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)
-
-
 def wait(device: torch.device) -> None:
     """Waits until the device has computed all that it was given."""
     if device.type == "cuda":

@@ -17,7 +17,8 @@ class SearchSettings:
         min_length: tokens before EOS at least.
         max_length: longest target.
         max_length_ratio: longest target as a multiple of the source length, plus `SLACK`.
-        patience: a sentence is done with `beam_size * patience` finished hypotheses.
+        patience: a sentence is done with `beam_size * patience` finished hypotheses, if no open
+            one is better.
         exact_stop: a sentence is done when no open hypothesis can win any more, instead.
     """
 

@@ -233,7 +233,7 @@ def adopt_models(folder: Path, src: Path, tgt: Path | None, *, lowercase: bool) 
 
 
 def _write(folder: Path, models: dict[str, bytes], *, kind: str, lowercase: bool) -> None:
-    """Writes the folder under another name and renames it.
+    """Writes the folder.
 
     Args:
         folder: where to.
@@ -241,22 +241,47 @@ def _write(folder: Path, models: dict[str, bytes], *, kind: str, lowercase: bool
         kind: of the models, for those who read the description.
         lowercase: whether text is lower-cased first.
     """
+    contents: dict[str, bytes] = {}
+    for name, model in models.items():
+        contents[f"{name}.model"] = model
+        pieces = Tokenizer(model, name, lowercase=lowercase).vocab.pieces
+        contents[f"{name}.vocab"] = ("\n".join(pieces) + "\n").encode()
+    description = {
+        "format": FORMAT,
+        "type": kind,
+        "shared": SHARED in models,
+        "lowercase": lowercase,
+    }
+    contents[DESCRIPTION] = files.json_text(description).encode()
+    _make_folder(folder, contents)
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Copies the tokenizer of a model folder.
+
+    Args:
+        source: `tokenizer/` of a model folder that was verified.
+        folder: `tokenizer/` of a run; not there yet.
+
+    Raises:
+        errors.FileError: a file cannot be read, or the folder cannot be written.
+    """
+    try:
+        contents = {path.name: path.read_bytes() for path in sorted(source.glob("[!.]*"))}
+    except OSError as error:
+        raise errors.FileError(f"{source}: cannot be read ({error.strerror}).") from error
+    _make_folder(folder, contents)
+
+
+def _make_folder(folder: Path, contents: dict[str, bytes]) -> None:
+    """Makes a folder of files by name, whole or not at all: under another name, then renamed."""
     unfinished = folder.with_name(f".tmp-{folder.name}")
     files.remove_tree(unfinished)
     files.make_dir(unfinished)
     try:
-        for name, model in models.items():
-            with files.atomic_write(unfinished / f"{name}.model") as stream:
-                stream.write(model)
-            pieces = Tokenizer(model, name, lowercase=lowercase).vocab.pieces
-            files.atomic_write_text(unfinished / f"{name}.vocab", "\n".join(pieces) + "\n")
-        content = {
-            "format": FORMAT,
-            "type": kind,
-            "shared": SHARED in models,
-            "lowercase": lowercase,
-        }
-        files.atomic_write_json(unfinished / DESCRIPTION, content)
+        for name, content in contents.items():
+            with files.atomic_write(unfinished / name) as stream:
+                stream.write(content)
         try:
             os.rename(unfinished, folder)
         except OSError as error:

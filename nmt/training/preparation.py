@@ -10,7 +10,7 @@ from nmt.config import schema
 from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.runtime import distributed, files
+from nmt.runtime import distributed
 from nmt.text import sampling as subwords
 from nmt.text import sentencepiece_training, tokenizer
 from nmt.training import selection
@@ -93,29 +93,6 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
         shared=settings.is_shared,
         tgt_vocab_size=settings.tgt_vocab_size,
     )
-
-
-def take_tokenizer(source: Path, folder: Path) -> None:
-    """Copies the tokenizer of a model folder, whole or not at all.
-
-    Args:
-        source: `tokenizer/` of a model folder that was verified.
-        folder: `tokenizer/` of the run; not there yet.
-
-    Raises:
-        errors.FileError: a file cannot be read or written.
-    """
-    unfinished = folder.with_name(f".tmp-{folder.name}")
-    files.remove_tree(unfinished)
-    files.make_dir(unfinished)
-    try:
-        for path in sorted(source.glob("[!.]*")):
-            with files.atomic_write(unfinished / path.name) as stream:
-                stream.write(path.read_bytes())
-        unfinished.rename(folder)
-        files.fsync_dir(folder.parent)
-    except OSError as error:
-        raise errors.FileError(f"{folder}: cannot be made ({error.strerror}).") from error
 
 
 def prepare(

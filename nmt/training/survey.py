@@ -13,6 +13,7 @@ from nmt.config import schema
 from nmt.data import filters, findings, readers, survey_files, survey_pairs, survey_tokens
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.runtime import memory
 from nmt.text import tokenizer
 from nmt.training import outlook, preparation, probe
 
@@ -324,7 +325,7 @@ class Survey:
         try:
             measured = probe.probe(config, tokenizer_dir, self._arithmetic)
         except (MemoryError, RuntimeError) as error:
-            if not devices.is_out_of_memory(error):
+            if not memory.is_exhausted(error):
                 raise
             what, advice = "a batch does not fit into memory", "Set training.max_device_tokens."
             section.found.append(findings.Finding("error", "training.batch_tokens", what, advice))
