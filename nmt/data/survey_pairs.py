@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -142,7 +143,8 @@ class PairSurvey:
         return Tally(int(marked.sum()), self.lines[int(marked.nonzero()[0])])
 
     def _unrelated(self) -> list[findings.Finding]:
-        lengths = [(len(pair.src), len(pair.tgt)) for pair in self.kept]
+        # Logarithms, so that one overlong line does not drown what the others say.
+        lengths = [(math.log(len(pair.src)), math.log(len(pair.tgt))) for pair in self.kept]
         if len(lengths) < MIN_CORRELATED:
             return []
         try:

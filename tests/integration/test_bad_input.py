@@ -367,6 +367,21 @@ def test_changed_corpus_is_found_and_a_moved_one_is_not_a_change(configure, nmt,
     assert open_run().updates("train") == [1, 2, 3, 4]
 
 
+def test_logs_are_cut_back_to_the_checkpoint_that_a_run_goes_on_from(configure, nmt, open_run):
+    """What was said and measured after it belongs to updates that are done once more."""
+    configure("rnn", training=INTERVALS)
+    assert nmt("train", "c.yaml").code == 0
+    log, metrics = open_run().log, open_run().metrics
+    for name, line in (("log.txt", "of later\n"), ("metrics.jsonl", '{"event": "train"}\n')):
+        with Path("run", name).open("a") as stream:
+            stream.write(line)
+    assert nmt("train", "c.yaml", "--set", "training.max_updates=4").code == 0
+    assert "of later" not in open_run().log
+    # The last lines of the first run, after its last checkpoint, say that it had ended.
+    assert open_run().log.startswith("\n".join(log.split("\n")[:3]))
+    assert open_run().metrics[: len(metrics)] == metrics
+
+
 def test_second_process_is_told_who_trains_there(configure, nmt):
     configure("rnn")
     Path("run").mkdir()

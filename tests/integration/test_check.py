@@ -190,6 +190,16 @@ def test_lengths_that_do_not_go_together_are_found(clean, nmt):
     assert "lengths of source and target have nothing to do with each other" in nmt(*QUIET).text
 
 
+def test_one_overlong_line_does_not_make_lengths_unrelated(clean, nmt):
+    clean()
+    generator = random.Random(1)
+    numbers = [generator.randint(2, 12) for _ in range(250)]
+    put("train.src", [b"ba%d " % n + b"de " * k for n, k in enumerate(numbers)])
+    put("train.tgt", [b"bax%d " % n + b"dex " * k for n, k in enumerate(numbers)])
+    replace("train.src", 200, b"ba " * 4000)
+    assert "have nothing to do with each other" not in nmt(*QUIET).text
+
+
 @pytest.mark.parametrize(
     ("kind", "bad"), [("tsv", "ba\n"), ("jsonl", '{"src": 3}\n'), ("jsonl", "{\n")]
 )
