@@ -17,6 +17,10 @@ def square(number: int) -> tuple[int, int]:
     return number * number, os.getpid()
 
 
+def heeds_interrupts(number: int) -> bool:
+    return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
 def die(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -36,6 +40,10 @@ def test_results_come_in_order_from_as_many_processes_until_one_fails() -> None:
     with pytest.raises(errors.FileError) as caught:
         next(made)
     assert str(caught.value) == "c.src: has gone."
+
+
+def test_an_interrupt_is_for_the_trainer_which_ends_its_workers() -> None:
+    assert not any(workers.ordered(heeds_interrupts, range(2), 1))
 
 
 def test_a_worker_that_dies_is_one_line() -> None:
