@@ -48,6 +48,7 @@ class Entry:
         precision: what it is asked for.
         shape: of its model.
         attention: of MarianMT: torch's fused kernel or plain products.
+        ranks: processes that share the threads and each batch.
     """
 
     name: str
@@ -55,11 +56,14 @@ class Entry:
     precision: str
     shape: str
     attention: str = ""
+    ranks: int = 1
 
 
-def entries(shape: str) -> list[Entry]:
+def entries(shape: str, threads: int) -> list[Entry]:
     """Returns the sides of a group, nmt first."""
     found = [Entry(f"nmt {precision}", "nmt", precision, shape) for precision in ("auto", "fp32")]
+    if threads > 1 and threads % 2 == 0:
+        found.append(Entry("nmt auto, 2 ranks", "nmt", "auto", shape, ranks=2))
     if shape in NO_PEER:
         return [*found, Entry(MARIAN, "marian", "fp32", "transformer-128", "sdpa")]
     return [
@@ -72,9 +76,10 @@ def entries(shape: str) -> list[Entry]:
     ]
 
 
-def is_memory_short(shape: str) -> bool:
+def is_memory_short(shape: str, threads: int) -> bool:
     """Returns whether the sides of a group should rather not be alive at the same time."""
-    wanted = len(entries(shape)) * SIDE_BYTES.get(shape, OTHER_SIDE_BYTES)
+    processes_alive = sum(entry.ranks for entry in entries(shape, threads))
+    wanted = processes_alive * SIDE_BYTES.get(shape, OTHER_SIDE_BYTES)
     return processes.available_bytes() < wanted
 
 
@@ -102,8 +107,8 @@ class Benchmark:
         planned: dict[str, Entry] = {}
         try:
             sides.append(self._start(Entry("gemm", "gemm", "", shape), allocator))
-            restarts = self._args.restart or is_memory_short(shape)
-            for entry in entries(shape):
+            restarts = self._args.restart or is_memory_short(shape, self._args.threads)
+            for entry in entries(shape, self._args.threads):
                 if entry.program in self.unavailable:
                     continue
                 print(f"{shape}: starting {entry.name}", file=sys.stderr)
@@ -138,6 +143,7 @@ class Benchmark:
             "precision": entry.precision,
             "shape": entry.shape,
             "attention": entry.attention,
+            "ranks": entry.ranks,
             "allocator": allocator,
             "threads": self._args.threads,
             "config": str(self.data.configs[entry.shape].absolute()),

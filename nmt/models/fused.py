@@ -12,7 +12,7 @@ import torch
 from torch.autograd import function
 from torch.nn import functional as F
 
-from nmt.models import dropout
+from nmt.models import dropout, products
 
 
 def applies_to(states: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -119,9 +119,9 @@ class _Linear(function.Function):
         wants_states, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_states = grad_weight = grad_bias = None
         if wants_states:
-            grad_states = torch.mm(grad_NO, cast).view(inputs.shape).to(ctx.states_dtype)
+            grad_states = products.by_rows(grad_NO, cast).view(inputs.shape).to(ctx.states_dtype)
         if wants_weight:
-            grad_weight = torch.mm(grad_NO.t(), inputs.flatten(0, -2)).to(ctx.weight_dtype)
+            grad_weight = products.over_rows(grad_NO, inputs.flatten(0, -2)).to(ctx.weight_dtype)
         if wants_bias:
             grad_bias = grad_NO.sum(0).to(ctx.weight_dtype)
         return grad_states, grad_weight, grad_bias, None
@@ -157,16 +157,18 @@ class _FeedForward(function.Function):
         wants = ctx.needs_input_grad
         grads: list[torch.Tensor | None] = [None] * 7
         if wants[3]:
-            grad_DF = torch.mm(grad_ND.t(), hidden_NF).to(ctx.weight_dtype)
+            grad_DF = products.over_rows(grad_ND, hidden_NF).to(ctx.weight_dtype)
             grads[3] = grad_DF.mul_(ctx.scale)
         if wants[4]:
             grads[4] = grad_ND.sum(0).to(ctx.weight_dtype)
         # Zero where ReLU or dropout made a zero: one condition for both.
-        grad_NF = torch.ops.aten.threshold_backward(torch.mm(grad_ND, scaled_DF), hidden_NF, 0)
+        grad_NF = torch.ops.aten.threshold_backward(
+            products.by_rows(grad_ND, scaled_DF), hidden_NF, 0
+        )
         if wants[0]:
-            grads[0] = torch.mm(grad_NF, inner_FD).view(inputs.shape).to(ctx.states_dtype)
+            grads[0] = products.by_rows(grad_NF, inner_FD).view(inputs.shape).to(ctx.states_dtype)
         if wants[1]:
-            grads[1] = torch.mm(grad_NF.t(), inputs.flatten(0, -2)).to(ctx.weight_dtype)
+            grads[1] = products.over_rows(grad_NF, inputs.flatten(0, -2)).to(ctx.weight_dtype)
         if wants[2]:
             grads[2] = grad_NF.sum(0).to(ctx.weight_dtype)
         return tuple(grads)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.autograd import function
 
-from nmt.models import dropout
+from nmt.models import dropout, products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,8 @@ class _Recurrence(function.Function):
         own_GE = input_GX[:, :size].to(dtype)
         back_GR = torch.cat([input_GX[:, size:], hidden_GD], dim=1).to(dtype)
         combine_EC = combine_EC.to(dtype)
-        ahead_TBG = embedded_TBE @ own_GE.t() + bias_G.to(dtype)
+        ahead_NG = products.by_rows(embedded_TBE.flatten(0, 1), own_GE.t()).add_(bias_G.to(dtype))
+        ahead_TBG = ahead_NG.view(*embedded_TBE.shape[:2], -1)
         hidden_BD, cell_BD = hidden_BD.to(dtype), cell_BD.float()
         feed_BE = torch.zeros_like(embedded_TBE[0])
         kept: list[list[torch.Tensor]] = [[] for _ in range(6)]
@@ -178,11 +179,11 @@ class _Recurrence(function.Function):
             torch.stack(values[::-1]) for values in made
         )
         flat_NG = gates_TBG.flatten(0, 1)
-        own = torch.mm(flat_NG.t(), embedded_TBE.flatten(0, 1))
-        back = torch.mm(flat_NG.t(), read_TBR.flatten(0, 1))
+        own = products.over_rows(flat_NG, embedded_TBE.flatten(0, 1))
+        back = products.over_rows(flat_NG, read_TBR.flatten(0, 1))
         hidden_TBD = both_TBC[:, :, :size]
         return (
-            torch.matmul(gates_TBG, own_GE).transpose(0, 1),
+            products.by_rows(flat_NG, own_GE).view_as(embedded_TBE).transpose(0, 1),
             next_BR[:, width:],
             next_cell_BD,
             torch.bmm(scores_TBS.permute(1, 2, 0), hidden_TBD.transpose(0, 1)),
@@ -191,7 +192,9 @@ class _Recurrence(function.Function):
             torch.cat([own, back[:, :width]], dim=1).to(ctx.weight_dtype),
             back[:, width:].to(ctx.weight_dtype),
             flat_NG.sum(0).to(ctx.weight_dtype),
-            torch.mm(combined_TBE.flatten(0, 1).t(), both_TBC.flatten(0, 1)).to(ctx.weight_dtype),
+            products.over_rows(combined_TBE.flatten(0, 1), both_TBC.flatten(0, 1)).to(
+                ctx.weight_dtype
+            ),
             None,
             None,
         )

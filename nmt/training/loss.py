@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 from torch.autograd import function
+from torch.nn import functional as F
+
+from nmt.models import products
 
 # Rows at a time: small enough to stay in the cache, large enough for full speed of the products and
 # few additions to the weights' gradient (measured from 64 to 4,096: docs/performance.md).
@@ -64,25 +67,27 @@ class _Chunks:
         dtype: torch.dtype,
     ) -> None:
         self._states_NE = states_NE
-        self._cast_NE = states_NE.to(dtype)
+        # R: the rows, and zeros after them, which add nothing to a gradient; see `products`.
+        extra = products.rounded(len(states_NE)) - len(states_NE)
+        self._cast_RE = F.pad(states_NE.to(dtype), (0, 0, 0, extra))
+        self._target_R1 = F.pad(targets_N, (0, extra)).unsqueeze(1)
         self._weight_VE = weight_VE
         self._cast_VE = weight_VE.to(dtype)
-        self._target_N1 = targets_N.unsqueeze(1)
         self._smoothing = smoothing
         self._is_on_cpu = states_NE.device.type == "cpu"
         self._sum_dtype = torch.promote_types(weight_VE.dtype, torch.float32)
         self._mean_E = weight_VE.mean(0)
-        self._grad_NE = torch.empty_like(self._cast_NE)
+        self._grad_RE = torch.empty_like(self._cast_RE)
         self._grad_VE = torch.zeros_like(weight_VE)
 
     def run(self, *, wants_gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the summed loss and the summed negative log-likelihood."""
-        num_rows, num_pieces = self._states_NE.shape[0], self._weight_VE.shape[0]
-        buffer_CV = self._cast_NE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
+        num_rows, num_pieces = self._cast_RE.shape[0], self._weight_VE.shape[0]
+        buffer_CV = self._cast_RE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
         targets, log_sums = [], []
         for begin in range(0, num_rows, CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
-            chunk_CE, target_C1 = self._cast_NE[rows], self._target_N1[rows]
+            chunk_CE, target_C1 = self._cast_RE[rows], self._target_R1[rows]
             logits_CV = buffer_CV[: chunk_CE.shape[0]]
             torch.mm(chunk_CE, self._cast_VE.t(), out=logits_CV)
             target_logits_C1 = logits_CV.gather(1, target_C1).to(self._sum_dtype)
@@ -96,7 +101,8 @@ class _Chunks:
                 self._add_gradients(rows, probs_CV, probs_C1)
             targets.append(target_logits_C1)
             log_sums.append(log_sums_C1)
-        return self._losses(torch.cat(targets), torch.cat(log_sums))
+        num_real = self._states_NE.shape[0]
+        return self._losses(torch.cat(targets)[:num_real], torch.cat(log_sums)[:num_real])
 
     def _log_sums(self, logits_CV: torch.Tensor) -> torch.Tensor:
         """Returns the logarithm of each row's sum of exponentials, [C, 1]."""
@@ -110,7 +116,7 @@ class _Chunks:
         log_sums_C1 = target_logits_C1 - probs_C1.log()
         lost_C = (probs_C1 < torch.finfo(probs_C1.dtype).tiny).squeeze(1)
         if lost_C.any():
-            again_LV = torch.mm(self._cast_NE[rows][lost_C], self._cast_VE.t())
+            again_LV = torch.mm(self._cast_RE[rows][lost_C], self._cast_VE.t())
             log_sums_C1[lost_C] = self._log_sums(again_LV)
         return log_sums_C1
 
@@ -122,9 +128,9 @@ class _Chunks:
         grad_CV = probs_CV
         row_C = torch.arange(grad_CV.shape[0], device=grad_CV.device)
         values_C = target_probs_C1.squeeze(1) - (1.0 - self._smoothing)
-        grad_CV.index_put_((row_C, self._target_N1[rows].squeeze(1)), values_C)
-        torch.mm(grad_CV, self._cast_VE, out=self._grad_NE[rows])
-        self._grad_VE += torch.mm(grad_CV.t(), self._cast_NE[rows])
+        grad_CV.index_put_((row_C, self._target_R1[rows].squeeze(1)), values_C)
+        torch.mm(grad_CV, self._cast_VE, out=self._grad_RE[rows])
+        self._grad_VE += torch.mm(grad_CV.t(), self._cast_RE[rows])
 
     def _losses(
         self, target_logits_N1: torch.Tensor, log_sums_N1: torch.Tensor
@@ -136,7 +142,7 @@ class _Chunks:
 
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the gradients of states and weights, with the uniform term in place."""
-        grad_NE = self._grad_NE.to(self._states_NE.dtype)
+        grad_NE = self._grad_RE[: self._states_NE.shape[0]].to(self._states_NE.dtype)
         grad_NE -= (self._smoothing * self._mean_E).to(grad_NE.dtype)
         share = self._smoothing / self._weight_VE.shape[0]
         self._grad_VE -= share * self._states_NE.sum(0, dtype=self._grad_VE.dtype)

@@ -1,6 +1,11 @@
 """nmt: the only module here that knows its inside."""
 
+import json
+import os
 import platform
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import torch
 from nmt.config import loading
 from nmt.data import batches, plan, readers
 from nmt.runtime import device as devices
+from nmt.runtime import distributed
 from nmt.text import tokenizer
 from nmt.training import optimizers as nmt_optimizers
 from nmt.training import preparation, update
@@ -45,8 +51,10 @@ class NmtSide:
         config = loading.load(job["config"])
         self._rate = config.training.learning_rate
         self._arithmetic = devices.training_arithmetic(job["precision"], device)
-        devices.set_up(device, job["threads"])
-        parts = preparation.prepare(config, Path(job["tokenizer"]), self._arithmetic)
+        group = job.get("group")
+        size = group.size if group else 1
+        devices.set_up(device, job["threads"] // size)
+        parts = preparation.prepare(config, Path(job["tokenizer"]), self._arithmetic, group=group)
         self._loader = parts.loader
         self._updater = update.Updater(
             parts.model,
@@ -54,6 +62,7 @@ class NmtSide:
             self._arithmetic,
             smoothing=config.training.label_smoothing,
             clip_norm=config.training.clip_norm,
+            group=group,
         )
         self._batches: Iterator[batches.Batch] = self._loader.batches(plan.Position())
 
@@ -103,5 +112,65 @@ def _positions(batch: batches.Batch) -> int:
     return batch.num_padded + sum(piece.src_BS.numel() for piece in batch.pieces)
 
 
-def build(job: dict[str, Any]) -> NmtSide:
-    return NmtSide(job)
+class NmtRanks:
+    """The same as several processes of some of the threads each, as `torchrun` starts them.
+
+    This one is rank 0; it starts the others and tells them when to work.
+    """
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        alone = job | {"ranks": 1}
+        size = job["ranks"]
+        # Of the whole batches, which a rank has a part of.
+        self._description = NmtSide(alone).describe()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self._others = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | place | {"RANK": str(rank)},
+                text=True,
+            )
+            for rank in range(1, size)
+        ]
+        os.environ |= place | {"RANK": "0"}
+        self._side = _ranked_side(job)
+        for other in self._others:
+            self._answer(other)
+
+    def describe(self) -> dict[str, Any]:
+        return self._description
+
+    def turn(self, number: int) -> dict[str, Any]:
+        for other in self._others:
+            assert other.stdin is not None, "opened as a pipe"
+            other.stdin.write(json.dumps({"number": number}) + "\n")
+            other.stdin.flush()
+        found = self._side.turn(number)
+        answers = [self._answer(other) for other in self._others]
+        for name in ("processor_seconds", "peak_bytes"):
+            found[name] = sum(answer[name] for answer in answers)
+        return found
+
+    def _answer(self, other: subprocess.Popen[str]) -> dict[str, Any]:
+        assert other.stdout is not None, "opened as a pipe"
+        line = other.stdout.readline()
+        if not line:
+            raise RuntimeError("another rank of nmt does not run")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _ranked_side(job: dict[str, Any]) -> NmtSide:
+    start = distributed.started()
+    return NmtSide(job | {"group": distributed.Ranks(start.rank, start.size)})
+
+
+def build(job: dict[str, Any]) -> NmtSide | NmtRanks:
+    if job["ranks"] == 1:
+        return NmtSide(job)
+    return _ranked_side(job) if "RANK" in os.environ else NmtRanks(job)

@@ -25,7 +25,7 @@ class Side(Protocol):
         """Returns what was built: parameters, versions, what proves that the work is equal."""
 
     def turn(self, number: int) -> dict[str, Any]:
-        """Does so many updates; returns tokens, positions and losses."""
+        """Does so many updates; returns tokens, losses, and what other processes of it used, if any."""
 
 
 def peak_resident_bytes() -> int:
@@ -53,8 +53,11 @@ def main() -> None:
         began, worked = time.perf_counter(), time.process_time()
         found = side.turn(number)
         found["seconds"] = time.perf_counter() - began
-        found["processor_seconds"] = time.process_time() - worked
-        found["peak_bytes"] = peak_resident_bytes()
+        for name, own in (
+            ("processor_seconds", time.process_time() - worked),
+            ("peak_bytes", peak_resident_bytes()),
+        ):
+            found[name] = found.get(name, 0) + own
         print(json.dumps(found), file=answers, flush=True)
 
 

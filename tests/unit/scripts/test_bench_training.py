@@ -268,7 +268,7 @@ def test_a_failed_installation_gives_its_reason():
 
 def test_models_without_a_peer_are_held_against_marian_of_width_128():
     for shape in shapes.SHAPES:
-        found = bench_training.entries(shape)
+        found = bench_training.entries(shape, threads=1)
         assert [entry.precision for entry in found[:2]] == ["auto", "fp32"]
         (reference,) = [entry for entry in found if entry.name == bench_training.MARIAN]
         expected = "transformer-128" if shape in results.FAIRSEQ_BEFORE else shape
@@ -314,8 +314,16 @@ def test_a_restarted_side_is_warmed_up_each_time_and_leaves_nothing_alive():
 
 def test_sides_that_do_not_fit_into_memory_are_not_alive_together(monkeypatch):
     monkeypatch.setattr(processes, "available_bytes", lambda: 25e9)
-    assert bench_training.is_memory_short("transformer-512")
-    assert not bench_training.is_memory_short("transformer-128")
+    assert bench_training.is_memory_short("transformer-512", threads=1)
+    assert not bench_training.is_memory_short("transformer-128", threads=1)
+    # A second process of one side wants memory of its own.
+    assert bench_training.is_memory_short("transformer-128", threads=2)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, []), (2, [2]), (3, []), (8, [2])])
+def test_two_ranks_take_part_where_each_has_as_many_threads(threads, expected):
+    found = bench_training.entries("transformer-128", threads)
+    assert [entry.ranks for entry in found if entry.ranks > 1] == expected
 
 
 def test_available_memory_is_told_in_bytes():
