@@ -160,6 +160,7 @@ class Job:
             optimizers.build(training, parts.model),
             self._arithmetic,
             smoothing=training.label_smoothing,
+            divergence=training.rdrop_weight,
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
             group=self._group,

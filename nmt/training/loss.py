@@ -29,18 +29,23 @@ def smoothed_cross_entropy(
     weight_VE: torch.Tensor,
     targets_N: torch.Tensor,
     smoothing: float,
+    divergence: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the summed smoothed loss (with gradient) and the summed negative log-likelihood.
 
-    The loss of a token is (1 - s) * -log p(target) + s * mean over V of -log p(v).
+    The loss of a token is (1 - s) * -log p(target) + s * mean over V of -log p(v). With a divergence
+    d, rows 2i and 2i + 1 are one token in two passes of the model, with distributions p and q, and
+    d / 2 * (KL(p || q) + KL(q || p)) is added for each such pair.
 
-    Source: Szegedy et al. 2016, section 7, with the uniform distribution over the vocabulary.
+    Source: Szegedy et al. 2016, section 7, with the uniform distribution over the vocabulary; the
+    divergence is that of R-Drop (Liang et al. 2021, equations 2 and 4).
 
     Args:
         states_NE: decoder states at N real tokens.
         weight_VE: the output layer.
         targets_N: int64 target ids.
         smoothing: s in [0, 1).
+        divergence: d; with any but 0 the rows come in pairs.
     """
     device_type = states_NE.device.type
     dtype = states_NE.dtype
@@ -50,7 +55,7 @@ def smoothed_cross_entropy(
         states_NE.requires_grad or weight_VE.requires_grad
     )
     loss, nll = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states_NE, weight_VE, targets_N, smoothing, dtype, wants_gradient
+        states_NE, weight_VE, targets_N, (smoothing, divergence), dtype, wants_gradient
     )
     return loss, nll
 
@@ -63,7 +68,7 @@ class _Chunks:
         states_NE: torch.Tensor,
         weight_VE: torch.Tensor,
         targets_N: torch.Tensor,
-        smoothing: float,
+        weights: tuple[float, float],
         dtype: torch.dtype,
     ) -> None:
         self._states_NE = states_NE
@@ -73,7 +78,7 @@ class _Chunks:
         self._target_R1 = F.pad(targets_N, (0, extra)).unsqueeze(1)
         self._weight_VE = weight_VE
         self._cast_VE = weight_VE.to(dtype)
-        self._smoothing = smoothing
+        self._smoothing, self._divergence = weights
         self._is_on_cpu = states_NE.device.type == "cpu"
         self._sum_dtype = torch.promote_types(weight_VE.dtype, torch.float32)
         self._mean_E = weight_VE.mean(0)
@@ -85,6 +90,7 @@ class _Chunks:
         num_rows, num_pieces = self._cast_RE.shape[0], self._weight_VE.shape[0]
         buffer_CV = self._cast_RE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
         targets, log_sums = [], []
+        divergences = [self._states_NE.new_zeros((), dtype=self._sum_dtype)]
         for begin in range(0, num_rows, CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             chunk_CE, target_C1 = self._cast_RE[rows], self._target_R1[rows]
@@ -97,12 +103,17 @@ class _Chunks:
             probs_C1 = probs_CV.gather(1, target_C1)
             if log_sums_C1 is None:
                 log_sums_C1 = self._log_sums_from(target_logits_C1, probs_C1, rows)
+            change_CV = None
+            if self._divergence:
+                divergence, change_CV = _divergence(probs_CV, self._sum_dtype)
+                divergences.append(divergence)
             if wants_gradient:
-                self._add_gradients(rows, probs_CV, probs_C1)
+                self._add_gradients(rows, probs_CV, probs_C1, change_CV)
             targets.append(target_logits_C1)
             log_sums.append(log_sums_C1)
         num_real = self._states_NE.shape[0]
-        return self._losses(torch.cat(targets)[:num_real], torch.cat(log_sums)[:num_real])
+        loss, nll = self._losses(torch.cat(targets)[:num_real], torch.cat(log_sums)[:num_real])
+        return loss + 0.5 * self._divergence * torch.stack(divergences).sum(), nll
 
     def _log_sums(self, logits_CV: torch.Tensor) -> torch.Tensor:
         """Returns the logarithm of each row's sum of exponentials, [C, 1]."""
@@ -121,7 +132,11 @@ class _Chunks:
         return log_sums_C1
 
     def _add_gradients(
-        self, rows: slice, probs_CV: torch.Tensor, target_probs_C1: torch.Tensor
+        self,
+        rows: slice,
+        probs_CV: torch.Tensor,
+        target_probs_C1: torch.Tensor,
+        change_CV: torch.Tensor | None,
     ) -> None:
         # In place: the buffer is filled anew for the next chunk. Not scatter_, which on CPU copies
         # the whole buffer twice.
@@ -129,6 +144,8 @@ class _Chunks:
         row_C = torch.arange(grad_CV.shape[0], device=grad_CV.device)
         values_C = target_probs_C1.squeeze(1) - (1.0 - self._smoothing)
         grad_CV.index_put_((row_C, self._target_R1[rows].squeeze(1)), values_C)
+        if change_CV is not None:
+            grad_CV.add_(change_CV, alpha=0.5 * self._divergence)
         torch.mm(grad_CV, self._cast_VE, out=self._grad_RE[rows])
         self._grad_VE += torch.mm(grad_CV.t(), self._cast_RE[rows])
 
@@ -149,6 +166,31 @@ class _Chunks:
         return grad_NE, self._grad_VE
 
 
+def _divergence(
+    probs_CV: torch.Tensor, sum_dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the sum over pairs of KL(p || q) + KL(q || p), and its gradient by the logits, [C, V].
+
+    Args:
+        probs_CV: p of a pair and its q in turn; C is even.
+        sum_dtype: that of sums over V.
+    """
+    pairs_P2V = probs_CV.view(-1, 2, probs_CV.shape[1])
+    # Nothing is so improbable that its logarithm is not a number.
+    logs_P2V = pairs_P2V.clamp_min(torch.finfo(probs_CV.dtype).tiny).log_()
+    ratios_PV = logs_P2V[:, 0] - logs_P2V[:, 1]
+    p_PV, q_PV = pairs_P2V[:, 0], pairs_P2V[:, 1]
+    forward_P1 = (p_PV * ratios_PV).sum(1, keepdim=True, dtype=sum_dtype)
+    backward_P1 = -(q_PV * ratios_PV).sum(1, keepdim=True, dtype=sum_dtype)
+    change_P2V = torch.empty_like(pairs_P2V)
+    # By the logits of p: p (log p / q - KL(p || q)) from the one and p - q from the other.
+    torch.sub(p_PV, q_PV, out=change_P2V[:, 0])
+    torch.sub(q_PV, p_PV, out=change_P2V[:, 1])
+    change_P2V[:, 0].addcmul_(p_PV, ratios_PV - forward_P1.to(ratios_PV.dtype))
+    change_P2V[:, 1].addcmul_(q_PV, ratios_PV + backward_P1.to(ratios_PV.dtype), value=-1.0)
+    return forward_P1.sum() + backward_P1.sum(), change_P2V.view_as(probs_CV)
+
+
 class _LinearCrossEntropy(function.Function):
     @staticmethod
     def forward(
@@ -156,12 +198,12 @@ class _LinearCrossEntropy(function.Function):
         states_NE: torch.Tensor,
         weight_VE: torch.Tensor,
         targets_N: torch.Tensor,
-        smoothing: float,
+        weights: tuple[float, float],
         dtype: torch.dtype,
         wants_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(states_NE.device.type, enabled=False):
-            chunks = _Chunks(states_NE, weight_VE, targets_N, smoothing, dtype)
+            chunks = _Chunks(states_NE, weight_VE, targets_N, weights, dtype)
             loss, nll = chunks.run(wants_gradient=wants_gradient)
             grad_states_NE, grad_weight_VE = chunks.gradients() if wants_gradient else (None, None)
         ctx.save_for_backward(grad_states_NE, grad_weight_VE)

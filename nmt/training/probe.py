@@ -177,6 +177,7 @@ def _run(
         optimizers.build(training, parts.model),
         arithmetic,
         smoothing=training.label_smoothing,
+        divergence=training.rdrop_weight,
         clip_norm=training.clip_norm,
     )
     width = parts.model.decoder.embedding_size

@@ -36,12 +36,30 @@ class UpdateResult:
 
 
 def summed_loss(
-    model: seq2seq.Seq2Seq, piece: batches.Piece, smoothing: float
+    model: seq2seq.Seq2Seq, piece: batches.Piece, smoothing: float, divergence: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the summed smoothed loss and negative log-likelihood of one piece."""
-    states_BTE, _ = model(piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT)
-    states_NE = states_BTE.flatten(0, 1).index_select(0, piece.real_N)
-    return loss.smoothed_cross_entropy(states_NE, model.output.weight, piece.tgt_out_N, smoothing)
+    """Returns the summed smoothed loss and negative log-likelihood of one piece.
+
+    With a divergence (see `loss.smoothed_cross_entropy`), every pair of the piece goes through the
+    model twice, with other dropout, and both sums are the mean of the two passes.
+    """
+    if not divergence:
+        states_BTE, _ = model(piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT)
+        states_NE = states_BTE.flatten(0, 1).index_select(0, piece.real_N)
+        return loss.smoothed_cross_entropy(
+            states_NE, model.output.weight, piece.tgt_out_N, smoothing
+        )
+    twice = (ids.repeat(2, 1) for ids in (piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT))
+    states_XTE, _ = model(*twice)
+    passes_2NE = states_XTE.view(2, -1, states_XTE.shape[2]).index_select(1, piece.real_N)
+    total, nll = loss.smoothed_cross_entropy(
+        passes_2NE.transpose(0, 1).flatten(0, 1),
+        model.output.weight,
+        piece.tgt_out_N.repeat_interleave(2),
+        smoothing,
+        divergence,
+    )
+    return total / 2, nll / 2
 
 
 class Updater:
@@ -66,6 +84,7 @@ class Updater:
         *,
         smoothing: float,
         clip_norm: float | None,
+        divergence: float = 0.0,
         ema_decay: float | None = None,
         group: distributed.Group | None = None,
     ) -> None:
@@ -76,6 +95,7 @@ class Updater:
             optimizer: over the model's trained parameters.
             arithmetic: device and precision.
             smoothing: label smoothing.
+            divergence: weight of the divergence between two passes, or 0 for one pass.
             clip_norm: largest gradient norm, or None.
             ema_decay: of the moving average of the weights, or None for no average.
             group: the processes that share each batch, or None for this one alone.
@@ -86,7 +106,7 @@ class Updater:
         self.device_tokens: int | None = None
         self.memory_limit: int | None = None
         self._arithmetic = arithmetic
-        self._smoothing = smoothing
+        self._smoothing, self._divergence = smoothing, divergence
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.ema = None if ema_decay is None else ema.MovingAverage(model, ema_decay)
@@ -206,7 +226,9 @@ class Updater:
             try:
                 with memory.limited(self.memory_limit):
                     with self._arithmetic.autocast():
-                        piece_loss, piece_nll = summed_loss(self.model, piece, self._smoothing)
+                        piece_loss, piece_nll = summed_loss(
+                            self.model, piece, self._smoothing, self._divergence
+                        )
                     scaled = self.scaler.scale(piece_loss / num_tokens)
                     scaled.backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, MemoryError) as error:

@@ -219,8 +219,8 @@ def poison(monkeypatch):
         original = update.summed_loss
         bad = {seeds.of_update(1, number) for number in numbers}
 
-        def poisoned(model, piece, smoothing):
-            total, nll = original(model, piece, smoothing)
+        def poisoned(model, piece, *weights):
+            total, nll = original(model, piece, *weights)
             return (total * float("nan"), nll) if torch.initial_seed() in bad else (total, nll)
 
         monkeypatch.setattr(update, "summed_loss", poisoned)
@@ -235,8 +235,8 @@ def exhaust(monkeypatch):
     def install(limit):
         original = update.summed_loss
 
-        def limited(model, piece, smoothing):
-            found = original(model, piece, smoothing)
+        def limited(model, piece, *weights):
+            found = original(model, piece, *weights)
             if batches.num_positions(piece) > limit:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return found

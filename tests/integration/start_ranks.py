@@ -39,14 +39,14 @@ def install(rank: int, faults: list) -> None:
     due = {seeds.of_update(1, number, rank=rank): kind for of, number, kind in faults if of == rank}
     original = update.summed_loss
 
-    def faulty(model, piece, smoothing):
+    def faulty(model, piece, *weights):
         # Validation computes losses, too, under whatever seed was set last.
         kind = due.pop(torch.initial_seed(), None) if model.training else None
         if kind in {"KILL", "TERM"}:
             os.kill(os.getpid(), getattr(signal, f"SIG{kind}"))
         if kind == "memory":
             raise torch.OutOfMemoryError("injected")
-        total, nll = original(model, piece, smoothing)
+        total, nll = original(model, piece, *weights)
         return (total * float("nan") if kind == "nan" else total), nll
 
     update.summed_loss = faulty

@@ -23,8 +23,8 @@ def poison(monkeypatch):
     def install(bad, *, what="loss"):
         original = update.summed_loss
 
-        def poisoned(model, piece, smoothing):
-            total, nll = original(model, piece, smoothing)
+        def poisoned(model, piece, *weights):
+            total, nll = original(model, piece, *weights)
             if torch.initial_seed() in bad and total.requires_grad:
                 if what == "loss":
                     return total * float("nan"), nll
@@ -85,10 +85,10 @@ def test_memory_that_runs_out_cuts_the_batches_and_a_resumed_run_knows(
 ):
     original = update.summed_loss
 
-    def limited(model, piece, smoothing):
+    def limited(model, piece, *weights):
         if piece.tgt_in_BT.numel() > 40:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return original(model, piece, smoothing)
+        return original(model, piece, *weights)
 
     monkeypatch.setattr(update, "summed_loss", limited)
     configure("transformer", training=SETTINGS)

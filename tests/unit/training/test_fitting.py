@@ -25,11 +25,11 @@ def run_probe(
         model, tried = build_model((options, options)).train(), []
         original = update.summed_loss
 
-        def limited(model, piece, smoothing):  # type: ignore[no-untyped-def]
+        def limited(model, piece, *weights):  # type: ignore[no-untyped-def]
             tried.append((*piece.src_BS.shape, piece.tgt_in_BT.shape[1]))
             if batches.num_positions(piece) > capacity:
                 raise torch.OutOfMemoryError("out of memory")
-            return original(model, piece, smoothing)
+            return original(model, piece, *weights)
 
         monkeypatch.setattr(update, "summed_loss", limited)
         updater = update.Updater(

@@ -167,3 +167,62 @@ def test_sums_over_many_rows_in_bf16_do_not_stall(monkeypatch: pytest.MonkeyPatc
     assert [found.item(), nll.item()] == pytest.approx([2048 * 0.693147] * 2, rel=1e-4)
     assert weight.grad is not None
     assert weight.grad.tolist() == [[-1024.0], [1024.0]]
+
+
+def diverging(
+    states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, divergence: float
+) -> torch.Tensor:
+    """The loss of pairs of passes by torch's own means."""
+    log_probs = F.log_softmax(F.linear(states, weight), dim=1)
+    p, q = log_probs[::2], log_probs[1::2]
+    both_ways = F.kl_div(q, p, reduction="sum", log_target=True) + F.kl_div(
+        p, q, reduction="sum", log_target=True
+    )
+    return reference(states, weight, targets, 0.1) + 0.5 * divergence * both_ways
+
+
+def paired(num_pairs: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+    states, weight, targets = inputs(2 * num_pairs, dtype)
+    return states, weight, targets[::2].repeat_interleave(2)
+
+
+@pytest.mark.parametrize("divergence", [0.5, 5.0])
+@pytest.mark.parametrize(("num_pairs", "chunk_rows"), [(1, 2), (5, 4), (65, 1024), (300, 256)])
+def test_the_divergence_of_two_passes_equals_torchs(
+    monkeypatch: pytest.MonkeyPatch, num_pairs: int, chunk_rows: int, divergence: float
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK_ROWS", chunk_rows)
+    states, weight, targets = paired(num_pairs)
+    found, nll = loss.smoothed_cross_entropy(states, weight, targets, 0.1, divergence)
+    wanted = diverging(states, weight, targets, divergence)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(nll, reference(states, weight, targets, 0.0))
+    for found_one, wanted_one in zip(
+        torch.autograd.grad(found / 7.0, (states, weight)),
+        torch.autograd.grad(wanted / 7.0, (states, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found_one, wanted_one, rtol=1e-10, atol=1e-12)
+
+
+def test_the_divergence_in_bf16_stays_close_to_fp32() -> None:
+    states, weight, targets = paired(300, torch.float32)
+    # Two passes of one token are near each other.
+    states = (states[::2].repeat_interleave(2, 0) + 0.3 * states).detach().requires_grad_()
+    wanted = diverging(states, weight, targets, 5.0)
+    wanted_gradients = torch.autograd.grad(wanted / 600.0, (states, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = loss.smoothed_cross_entropy(states, weight, targets, 0.1, 5.0)
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=0.0)
+    found_gradients = torch.autograd.grad(found / 600.0, (states, weight))
+    for found_one, wanted_one in zip(found_gradients, wanted_gradients, strict=True):
+        largest = float(wanted_one.abs().max())
+        torch.testing.assert_close(found_one, wanted_one, rtol=0.0, atol=0.03 * largest)
+
+
+def test_passes_that_are_sure_of_different_words_have_a_finite_divergence() -> None:
+    states = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0]])
+    found, _ = loss.smoothed_cross_entropy(states, weight, torch.tensor([0, 0]), 0.1, 5.0)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert found.isfinite() and states.grad is not None and states.grad.isfinite().all()

@@ -28,6 +28,7 @@ def make_updater(
     *,
     arithmetic: devices.Arithmetic = EXACT,
     clip_norm: float | None = None,
+    divergence: float = 0.0,
 ) -> update.Updater:
     """Plain gradient descent, so that the change of the weights shows the gradient."""
     return update.Updater(
@@ -36,6 +37,7 @@ def make_updater(
         arithmetic,
         smoothing=SMOOTHING,
         clip_norm=clip_norm,
+        divergence=divergence,
     )
 
 
@@ -91,6 +93,47 @@ def test_weights_move_by_the_rate_times_the_mean_gradient(
         torch.testing.assert_close(change, -0.25 * gradient[name], rtol=1e-7, atol=1e-12)
     torch.testing.assert_close([result.loss, result.nll], wanted)
     assert float(result.grad_norm) == pytest.approx(norm(gradient))
+
+
+@pytest.mark.parametrize("max_device_tokens", [None, 7])
+def test_two_passes_without_dropout_are_one(
+    family: tuple[dict, dict],
+    build_model: BuildModel,
+    make_batch: MakeBatch,
+    max_device_tokens: int | None,
+) -> None:
+    model, batch = build_model(family), make_batch(LENGTHS, max_device_tokens)
+    gradient, before = mean_gradient(model, batch), weights_of(model)
+    with torch.no_grad():
+        wanted = [summed_reference(model, batch, smoothing) for smoothing in (SMOOTHING, 0.0)]
+    result = make_updater(model, divergence=5.0).update(batch.pieces, batch.num_tokens, 0.25)
+    for name, change in changes(model, before).items():
+        torch.testing.assert_close(change, -0.25 * gradient[name], rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close([result.loss, result.nll], wanted)
+
+
+def test_two_passes_with_dropout_are_drawn_together(
+    build_model: BuildModel, make_batch: MakeBatch
+) -> None:
+    """The two passes of a token are each other's partner: repeating one mask leaves no divergence."""
+    options = {"type": "rnn", "embedding_size": 4, "hidden_size": 4, "dropout": 0.5}
+    model, batch = build_model((options, options)), make_batch(LENGTHS)
+    (piece,) = batch.pieces
+    model.train()
+
+    def loss_of(divergence: float) -> tuple[float, float]:
+        torch.manual_seed(3)
+        total, nll = update.summed_loss(model, piece, 0.0, divergence)
+        return float(total.detach()), float(nll)
+
+    slight, strong = loss_of(1e-9), loss_of(4.0)
+    # Without smoothing the loss is the likelihood and what the divergence adds, nothing else.
+    assert slight[0] == pytest.approx(slight[1]) and slight[1] == strong[1]
+    assert strong[0] > 1.01 * slight[0]
+    states, _ = model(
+        *(ids.repeat(2, 1) for ids in (piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT))
+    )
+    assert not torch.equal(*states.chunk(2))
 
 
 @pytest.fixture
@@ -225,8 +268,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def install(what: str) -> None:
         original = update.summed_loss
 
-        def spoilt(model, piece, smoothing):  # type: ignore[no-untyped-def]
-            total, nll = original(model, piece, smoothing)
+        def spoilt(model, piece, *weights):  # type: ignore[no-untyped-def]
+            total, nll = original(model, piece, *weights)
             if what == "loss":
                 return total * float("nan"), nll
             total.register_hook(lambda gradient: gradient * float(what))
@@ -327,11 +370,11 @@ def exhaust(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def install(limit: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
         original, tried = update.summed_loss, []
 
-        def limited(model, piece, smoothing):  # type: ignore[no-untyped-def]
+        def limited(model, piece, *weights):  # type: ignore[no-untyped-def]
             tried.append(batches.num_positions(piece))
             if tried[-1] > limit:
                 raise error("can't allocate memory")
-            return original(model, piece, smoothing)
+            return original(model, piece, *weights)
 
         monkeypatch.setattr(update, "summed_loss", limited)
         return tried
