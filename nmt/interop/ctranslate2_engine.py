@@ -57,10 +57,10 @@ class Engine:
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         limits = [decoding.max_length, positions[1]]
         self._max_length = min(limit for limit in limits if limit is not None)
-        self._batch: dict[str, Any] = {"max_batch_size": batch_sentences, "batch_type": "examples"}
-        if batch_sentences is None:
-            budget = max(decoding.batch_tokens // decoding.beam_size, 1)
-            self._batch = {"max_batch_size": budget, "batch_type": "tokens"}
+        budget = max(decoding.batch_tokens // decoding.beam_size, 1)
+        self._batch: dict[str, Any] = {"max_batch_size": budget, "batch_type": "tokens"}
+        if batch_sentences is not None:
+            self.set_batch_sentences(batch_sentences)
         self._texts = loading.load_texts(path)
         self._ids = {piece: index for index, piece in enumerate(self._texts.tgt.vocab.pieces)}
         package = ctranslate2_spec.package()
@@ -77,6 +77,10 @@ class Engine:
                 f"({str(error).splitlines()[0]}). Export the model again with this version."
             ) from error
         self.num_cut = 0
+
+    def set_batch_sentences(self, number: int) -> None:
+        """Sets the sentences of a batch, at least 1."""
+        self._batch = {"max_batch_size": number, "batch_type": "examples"}
 
     def translate(self, lines: Sequence[str]) -> list[list[translator.Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.

@@ -1,6 +1,9 @@
 """`nmt export`, and `nmt translate` with what it wrote."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,3 +134,22 @@ def test_what_is_there_is_not_overwritten(model: Path, nmt):
     Path("out/file").touch()
     done = nmt(*EXPORT, "--model", model, "--output", "out", "--check", "nowhere")
     done.assert_refused(2, "--output: is there already")
+
+
+def test_the_benchmark_measures_both_engines_on_the_same_weights(model: Path):
+    pytest.importorskip("ctranslate2", reason=NO_PACKAGE)
+    script = Path(__file__).parents[2] / "scripts" / "bench_decoding.py"
+    corpus = model.parent
+    command = [sys.executable, script, "--model", model, "--work", "work", "--json", "found.json"]
+    command += ["--src", corpus / "test.src", "--ref", corpus / "test.tgt", "--threads", "1"]
+    command += ["--sides", "nmt fp32", "CTranslate2 float32", "--beams", "5", "--batch-sizes", "16"]
+    command += ["--rounds", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(Path("found.json").read_text())["groups"]
+    rows = {row["side"]: row for row in group["rows"]}
+    assert list(rows) == ["nmt fp32", "CTranslate2 float32"]
+    assert rows["nmt fp32"]["tokens"] == rows["CTranslate2 float32"]["tokens"] > 60
+    assert rows["nmt fp32"]["bleu"] == rows["CTranslate2 float32"]["bleu"] > 50
+    assert all(row["sentences"] == 60 for row in rows.values())
+    assert all(row["ratio"] is None for row in rows.values())  # to CTranslate2 int8

@@ -24,7 +24,7 @@ def test_blank_lines_stay_blank_and_nothing_moves(exported: Path, corpus: list[s
     engine = ctranslate2_engine.load(exported, settings())
     wanted = texts(engine, corpus[:3])
     assert len(set(wanted)) == 3
-    blanks = ["", " ", "\t", "\u2028", "\u3000"]
+    blanks = ["", " ", "\t", "\u2028", "\u3000", "\u0085", "\x0c", "\x0b\x1c", "\u00a0"]
     mixed = [*blanks, corpus[0], *blanks, corpus[1], corpus[2], *blanks]
     none = [""] * len(blanks)
     assert texts(engine, mixed) == [*none, wanted[0], *none, wanted[1], wanted[2], *none]
