@@ -188,6 +188,11 @@ def _why_missing(folder: Path) -> str:
             f"{folder}: is a file, not a model folder. A folder that `nmt train` wrote is wanted. "
             "Name it with --model or in $NMT_MODEL."
         )
+    if (folder / "export.json").exists():
+        return (
+            f"{folder}: is an export for another engine, not a model folder. "
+            "Translate with it by --engine ctranslate2, or name the model that it was made from."
+        )
     if (folder / "model.safetensors").exists():
         return f"{folder / NAME}: missing. {RESTORE}"
     if any((folder / name).exists() for name in ("config.yaml", "tokenizer", "checkpoints")):

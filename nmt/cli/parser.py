@@ -14,6 +14,13 @@ from nmt import errors
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
 FORMATS = ("text", "moses")
+ENGINES = ("nmt", "ctranslate2")
+EXPORTS = ("ctranslate2",)
+# What CTranslate2 stores weights in.
+QUANTIZATIONS = (
+    "float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16",
+    "bfloat16",
+)  # fmt: skip
 
 _DESCRIPTION = "Trains, runs and judges neural machine translation models."
 _EPILOG = "`nmt VERB --help` lists the flags of a verb."
@@ -86,6 +93,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "evaluate": ("score translations against references", _add_evaluate),
         "inspect": ("show what is in a model folder", _add_inspect),
         "average": ("average the weights of a run's checkpoints", _add_average),
+        "export": ("write a model for another engine", _add_export),
     }
     verbs: dict[str, argparse.ArgumentParser] = {}
     for name, (text, add) in makers.items():
@@ -163,6 +171,12 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         metavar="|".join(FORMATS),
         help="moses = `number ||| text ||| features ||| score`. Default: text",
     )
+    verb.add_argument(
+        "--engine",
+        type=_one_of(ENGINES),
+        metavar="|".join(ENGINES),
+        help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt",
+    )
     _add_machine(verb, "decoding.precision")
 
 
@@ -218,6 +232,33 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--output", required=True, metavar="DIR", help="the new model folder, not there yet"
     )
+
+
+def _add_export(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--to", type=_one_of(EXPORTS), required=True, metavar="|".join(EXPORTS), help="the engine"
+    )
+    verb.add_argument(
+        "--model", metavar="DIR", help=_MODEL_HELP.replace("; several are an ensemble", "")
+    )
+    verb.add_argument(
+        "--output", required=True, metavar="DIR", help="the new folder, not there yet"
+    )
+    verb.add_argument(
+        "--quantization",
+        type=_one_of(QUANTIZATIONS),
+        metavar="TYPE",
+        help=f"how weights are stored: {', '.join(QUANTIZATIONS)}. Default: float32",
+    )
+    verb.add_argument(
+        "--check",
+        metavar="FILE",
+        help="source lines on which both engines are compared. Default: data.valid of the model",
+    )
+    verb.add_argument(
+        "--check-lines", type=_positive, metavar="N", help="so many of them at most. Default: 500"
+    )
+    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
 
 
 def _add_decoding(verb: argparse.ArgumentParser) -> None:

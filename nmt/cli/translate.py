@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nmt import errors
+from nmt.cli import engines
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.inference import loading, translator
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
-            `device`, `precision`, `threads`.
+            `engine`, `device`, `precision`, `threads`.
 
     Returns:
         0.
@@ -46,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
         raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
     if args.input is not None:
         files.check_readable(Path(args.input))
-    machine = build_translator(args, num_best=args.nbest or 1)
+    machine: engines.Machine
+    if args.engine == "ctranslate2":
+        machine = engines.build_ctranslate2(args, num_best=args.nbest or 1)
+    else:
+        machine = build_translator(args, num_best=args.nbest or 1)
     style = args.format or "text"
     if args.input is not None:
         with files.open_read(Path(args.input)) as stream:
@@ -84,9 +89,7 @@ def decoding_of(args: argparse.Namespace, config: schema.Config) -> schema.Decod
     )
 
 
-def _translate(
-    machine: translator.Translator, stream: BinaryIO, output: str | None, style: str
-) -> None:
+def _translate(machine: engines.Machine, stream: BinaryIO, output: str | None, style: str) -> None:
     reader = lines.LineReader(stream)
     if output is None:
         _write_all(machine, reader, lines.LineWriter(sys.stdout.buffer), style)
@@ -105,7 +108,7 @@ def _translate(
 
 
 def _write_all(
-    machine: translator.Translator,
+    machine: engines.Machine,
     reader: lines.LineReader,
     writer: lines.LineWriter,
     style: str,

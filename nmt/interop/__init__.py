@@ -1,0 +1,1 @@
+"""To and from the models of other programs."""

@@ -1,0 +1,144 @@
+"""What a benchmark of decoding compares, and how its figures are made and shown."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import results
+
+YARDSTICK = "CTranslate2 int8"
+REFERENCE = "nmt fp32"
+# How far the same weights, in the same precision, may be apart in BLEU.
+SAME_BLEU = 0.2
+
+DIFFERENCES = (
+    "nmt and CTranslate2 go from text to text; MarianMT and JoeyNMT are given ids and give ids.",
+    "All search with the plain sum of log-probabilities. nmt and CTranslate2 end a sentence's beam "
+    "when no open hypothesis can win any more; to the same result, though they ask at other moments.",
+    "MarianMT and JoeyNMT cannot load the weights: theirs are random, of the same shape, and each "
+    "output is forced to the length of nmt's. They have no BLEU. MarianMT normalises behind the "
+    "blocks, JoeyNMT before them; both have ReLU, one embedding table and no dropout.",
+    "MarianMT keeps finished sentences in the batch, JoeyNMT computes the prefix anew at each step: "
+    "that is how they are.",
+    "nmt ends a translation at decoding.max_length_ratio as well, CTranslate2 at max_length alone.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A side before it is started.
+
+    Attributes:
+        name: as printed.
+        program: of its module.
+        flags: of `nmt translate`, for nmt.
+        quantization: of the export, for CTranslate2.
+    """
+
+    name: str
+    program: str
+    flags: tuple[str, ...] = ()
+    quantization: str = ""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it computes with the weights of the model."""
+        return self.program in {"nmt_decoding", "ctranslate2_decoding"}
+
+
+def entries(precisions: Sequence[str], also: Sequence[str]) -> list[Entry]:
+    """Returns all sides.
+
+    Args:
+        precisions: that nmt's command line offers.
+        also: further flags for nmt, each text a side.
+    """
+    found = [
+        Entry(f"nmt {name}", "nmt_decoding", flags=("--precision", name)) for name in precisions
+    ]
+    found += [Entry(f"nmt {text}", "nmt_decoding", flags=tuple(text.split())) for text in also]
+    found += [
+        Entry(f"CTranslate2 {name}", "ctranslate2_decoding", quantization=name)
+        for name in ("float32", "int8")
+    ]
+    return [
+        *found,
+        Entry("MarianMT fp32", "marian_decoding"),
+        Entry("JoeyNMT fp32", "joeynmt_decoding"),
+    ]
+
+
+def spaced(total: int, count: int) -> list[int]:
+    """Returns `count` of `total` places at equal distances, so that they are like the whole."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
+
+
+def side_figures(
+    rounds: Sequence[Mapping[str, Any]], name: str, *, batch: int, reference: str | None
+) -> dict[str, Any]:
+    """Returns the figures of one side of a group.
+
+    Args:
+        rounds: answers by side, round by round.
+        name: of the side.
+        batch: sentences of its batches.
+        reference: the side that ratios are taken to, within each round.
+    """
+    found = [answers[name] for answers in rounds]
+    speed = results.Spread.of(results.speeds(rounds, name))
+    ratio = None
+    if reference is not None:
+        ratio = dataclasses.asdict(results.ratios(rounds, name, reference))
+    return {
+        "side": name,
+        "batch": batch,
+        "tokens_per_second": dataclasses.asdict(speed),
+        "sentences_per_second": statistics.median(
+            answer["sentences"] / answer["seconds"] for answer in found
+        ),
+        "sentences": found[0]["sentences"],
+        "tokens": found[0]["tokens"],
+        "peak_bytes": max(answer["peak_bytes"] for answer in found),
+        "ratio": ratio,
+    }
+
+
+def problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what would make a comparison unfair, one line each."""
+    bleu = {row["side"]: row.get("bleu") for row in rows}
+    ours, theirs = bleu.get(REFERENCE), bleu.get("CTranslate2 float32")
+    if ours is None or theirs is None or abs(ours - theirs) <= SAME_BLEU:
+        return []
+    return [f"the same weights have {ours:.2f} BLEU in nmt and {theirs:.2f} in CTranslate2"]
+
+
+HEADINGS = (
+    "side", "batch", "tokens/s (range)", "sentences/s", "peak GB", "BLEU", "ratio (range)",
+)  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the figures of a group as an aligned Markdown table."""
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    speed, ratio, bleu = row["tokens_per_second"], row["ratio"], row.get("bleu")
+    return (
+        row["side"],
+        str(row["batch"]),
+        f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+        f"{row['sentences_per_second']:,.1f}",
+        f"{row['peak_bytes'] / 1e9:.2f}",
+        "-" if bleu is None else f"{bleu:.2f}",
+        "-"
+        if ratio is None
+        else f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+    )
