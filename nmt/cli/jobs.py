@@ -17,12 +17,14 @@ from nmt.checkpoint import averaging, folder, logs, resume
 from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.inference import translator, validation
+from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files
 from nmt.text import tokenizer
 from nmt.training import (
     fitting,
     initial,
+    layouts,
     loop,
     optimizers,
     preparation,
@@ -96,11 +98,11 @@ class Job:
         self._fingerprint = parts.fingerprint
         if stored is None:
             group.together(lambda: initial.load_weights(self._config, parts.model))
+        self._check_equal(parts, stored)
         total, done = self._config.training.max_updates, stored.update if stored else 0
         reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet or not group.is_main)
         with contextlib.closing(reporter), contextlib.closing(parts):
             trainer = group.together(lambda: self._trainer(parts, stored, reporter))
-            self._check_equal(trainer)
             logger.info(
                 "training on %s in %s, %d threads%s",
                 self._arithmetic.device,
@@ -128,13 +130,16 @@ class Job:
             folder.verify_tokenizer(self._run_dir)
         folder.record_last_run(self._run_dir)
 
-    def _check_equal(self, trainer: loop.Trainer) -> None:
-        """Finds out whether all ranks begin with the same, to the bit."""
+    def _check_equal(self, parts: preparation.Parts, stored: resume.ResumeState | None) -> None:
+        """Finds out whether all ranks begin with the same, to the bit, before anything is sharded."""
         if self._group.size == 1:
             return
-        progress_text = json.dumps(trainer.progress.to_json(), sort_keys=True)
+        kinds, values = {"weights": tensors.weights(parts.model)}, {}
+        if stored is not None:
+            kinds, values = stored.tensors, stored.values["progress"]
+        progress_text = json.dumps(values, sort_keys=True)
         checksum = hashlib.sha256(f"{self._config_text}{self._fingerprint}{progress_text}".encode())
-        for kind in trainer.tensors().values():
+        for _, kind in sorted(kinds.items()):
             for name, tensor in sorted(kind.items()):
                 checksum.update(name.encode())
                 # Flat first: a number without dimensions has no bytes to be viewed as.
@@ -155,6 +160,7 @@ class Job:
         reporter: reporting.Reporter,
     ) -> loop.Trainer:
         training = self._config.training
+        layout = self._layout(parts.model)
         updater = update.Updater(
             parts.model,
             optimizers.build(training, parts.model),
@@ -165,6 +171,7 @@ class Job:
             ema_decay=training.ema_decay,
             group=self._group,
         )
+        updater.layout = layout
         updater.memory_limit = training.memory_limit
         if stored is None and training.max_device_tokens == "auto":
             longest = preparation.longest_pair(self._config, parts.model)
@@ -184,9 +191,30 @@ class Job:
         )
         if stored is not None:
             trainer.restore(stored.values["progress"], stored.tensors)
+            # Whoever holds the state does not hold its tensors, which may be far more than a part.
+            stored.tensors.clear()
             self._forget_after(stored.update)
             logger.info("resumed from update %d", stored.update)
         return trainer
+
+    def _layout(self, model: seq2seq.Seq2Seq) -> layouts.Layout:
+        """Returns where the tensors of the run are, after putting the parameters there."""
+        if self._config.training.sharding == "none":
+            return layouts.Whole()
+        if self._group.size == 1:
+            logger.info(
+                "training.sharding: full has nothing to shard over in one process; this is as with none"
+            )
+            return layouts.Whole()
+        from nmt.training import sharding  # much of torch, which takes a second
+
+        num_whole = model.num_parameters()
+        layout = sharding.Sharded(model, self._group, self._arithmetic.device)
+        logger.info(
+            "training.sharding: full: this process keeps %.1f %% of the parameters, gradients and moments",
+            100.0 * layout.num_kept() / num_whole,
+        )
+        return layout
 
     def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
         config = self._config

@@ -29,6 +29,7 @@ FREE_KEYS = frozenset(
         "training.checkpoint_interval",
         "training.keep_checkpoints",
         "training.memory_limit",
+        "training.sharding",
     }
 )
 _CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl"})

@@ -27,6 +27,12 @@ class TrainingConfig(knobs.Section):
         ge=1,
         why="null = all that the system gives",
     )
+    sharding: Literal["none", "full"] = knobs.knob(
+        "none",
+        "what the processes of a run have of weights, gradients and moments: each all of them, or "
+        "(full) each a part",
+        why="full is for models that do not fit; it exchanges more",
+    )
     max_updates: int | None = knobs.knob(
         20_000, "stop after so many updates; null = no such limit", unit="updates", ge=1
     )
@@ -150,7 +156,23 @@ class TrainingConfig(knobs.Section):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: both lie in [0, 1) (given: {list(self.betas)})")
+        if self.sharding == "full":
+            self._check_sharding()
         return self
+
+    def _check_sharding(self) -> None:
+        """Refuses what takes whole matrices, or ranks that do not go through a batch in step."""
+        if self.optimizer == "muon":
+            raise ValueError(
+                "sharding: full goes with adam and adamw, since muon takes whole matrices; take "
+                "one of them, or sharding: none"
+            )
+        if self.max_device_tokens == "auto" or self.memory_limit is not None:
+            name = "memory_limit" if self.memory_limit is not None else "max_device_tokens: auto"
+            raise ValueError(
+                f"sharding: full does not go with {name}, since one rank alone cannot cut a piece; "
+                "set max_device_tokens to a number or null, or sharding: none"
+            )
 
     def inapplicable(self) -> dict[str, str]:
         """Returns the settings that the others make meaningless: name to reason."""

@@ -6,10 +6,11 @@ Source: Vaswani et al. 2017, section 3.2.1, equation 1.
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd import function
 from torch.nn import functional as F
 
-from nmt.models import dropout
+from nmt.models import dropout, layers
 
 
 def additive_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -149,3 +150,40 @@ def attention_weights(
     """Returns softmax(scale * query key^T + mask), [B, H, Q, L]; arguments as in `attend`."""
     scores_BHQL = torch.matmul(query_BHQE * scale, key_BHLE.transpose(-1, -2))
     return torch.softmax(scores_BHQL + mask.to(scores_BHQL.dtype), dim=-1)
+
+
+class Heads(nn.Module):
+    """Heads taken apart, attention in each, and the projection that joins them.
+
+    Source: Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(self, size: int, num_heads: int, dropout_rate: float) -> None:
+        super().__init__()
+        self.scale = (size // num_heads) ** -0.5
+        self._num_heads = num_heads
+        self._dropout_rate = dropout_rate
+        self.output = layers.linear(size, size)
+
+    def split(self, states_BTD: torch.Tensor) -> torch.Tensor:
+        """Returns the heads apart, [B, H, T, E]."""
+        num_sentences, length, _ = states_BTD.shape
+        return states_BTD.view(num_sentences, length, self._num_heads, -1).transpose(1, 2)
+
+    def forward(
+        self,
+        query_BHTE: torch.Tensor,
+        key_BHLE: torch.Tensor,
+        value_BHLE: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the joined result [B, T, D] and the weights, where `attend` made them."""
+        states_BHTE, weights_BHTL = attend(
+            query_BHTE,
+            key_BHLE,
+            value_BHLE,
+            mask,
+            scale=self.scale,
+            dropout_rate=self._dropout_rate if self.training else 0.0,
+        )
+        return self.output(states_BHTE.transpose(1, 2).flatten(2)), weights_BHTL

@@ -12,6 +12,7 @@ True (or 1) at real tokens. Batch comes first, always; padding is always at the 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -77,6 +78,14 @@ class Encoder(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define encode")
 
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns the parts whose parameters nothing uses in training but the part's own `forward`.
+
+        With `training.sharding: full` the parameters of one such part are whole at a time; those that
+        are in none are whole from the beginning of an update's forward pass to the end of backward.
+        """
+        return ()
+
 
 class Decoder(nn.Module):
     """Embedded target prefix and memory in, states for the output layer out.
@@ -108,6 +117,13 @@ class Decoder(nn.Module):
             States [B, T, E], and the attention or None.
         """
         raise TypeError(f"{type(self).__name__} does not define decode")
+
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns the parts whose parameters nothing uses in `decode` but the part's own `forward`.
+
+        See `Encoder.shardable`. What `start` and `step` do does not count: a search has whole weights.
+        """
+        return ()
 
     def start(self, memory: Memory) -> decoder_state.DecoderState:
         """Returns the state before the first token, a beam of one per sentence.

@@ -7,6 +7,7 @@ use the same weights in the same way.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -70,6 +71,10 @@ class CnnEncoder(base.Encoder):
         pooled_BE = base.masked_mean(states_BSE, mask_BS)
         return base.Memory(states_BSE, mask_BS, pooled_BE, values_BSE)
 
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns the convolutions; see `base.Encoder.shardable`."""
+        return list(self.convolutions)
+
 
 class CnnDecoder(base.Decoder):
     """Causal gated convolutions, each with an attention of its own (multi-step attention)."""
@@ -117,6 +122,10 @@ class CnnDecoder(base.Decoder):
         if mean_BTS is None:
             return states_BTE, None
         return states_BTE, mean_BTS / len(self.attentions)
+
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns convolutions and attentions; see `base.Decoder.shardable`."""
+        return [*self.convolutions, *self.attentions]
 
     def start(self, memory: base.Memory) -> decoder_state.DecoderState:
         """Folds the weight normalisation once and starts with empty windows."""

@@ -4,12 +4,13 @@ Options: normalisation before or after each block (pre-norm: Xiong et al. 2020),
 (Zhang and Sennrich 2019), ReLU, GELU or SwiGLU (Shazeer 2020), and sinusoidal, learned or rotary
 positions (Su et al. 2021).
 
-One decoder layer has one body for both phases: `decode` gives it all target positions under a causal
-mask, `step` one position of every hypothesis over the slots of the history.
+One decoder layer has one body for both phases (`attend`): `decode` gives it all target positions under a
+causal mask, `step` one position of every hypothesis over the slots of the history.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -57,6 +58,10 @@ class TransformerEncoder(base.Encoder):
             states_BSD, mask_BS, base.masked_mean(states_BSD, mask_BS), values_BSM=states_BSD
         )
 
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns the layers; see `base.Encoder.shardable`."""
+        return list(self.layers)
+
 
 class TransformerDecoder(base.Decoder):
     """A stack of self-attention, attention over the memory, and feed-forward blocks."""
@@ -80,12 +85,15 @@ class TransformerDecoder(base.Decoder):
         mask_B11S = attention.additive_mask(memory.mask_BS, states_BTD)[:, None, None, :]
         weights_BTS = None
         for layer in self.layers:
-            heads = layer.self_attention.project(states_BTD, rotation)
-            cross_heads = layer.cross_attention.keys_values(memory)
-            sources = _Sources((*heads, causal_TT), (*cross_heads, mask_B11S))
             wanted = with_attention and layer is self.layers.at(-1)
-            states_BTD, weights_BTS = layer(states_BTD, sources, with_attention=wanted)
+            states_BTD, weights_BTS = layer(
+                states_BTD, memory, (causal_TT, mask_B11S), rotation, with_attention=wanted
+            )
         return self.final_norm(states_BTD), weights_BTS
+
+    def shardable(self) -> Sequence[nn.Module]:
+        """Returns the layers; see `base.Decoder.shardable`."""
+        return list(self.layers)
 
     def start(self, memory: base.Memory) -> decoder_state.DecoderState:
         """Computes the keys and values of the memory once; see `base.Decoder.start`."""
@@ -135,7 +143,7 @@ class TransformerDecoder(base.Decoder):
                 (query_BHKE, *own, visible_BKL[:, None]), (*cross, state.sentence["mask"])
             )
             wanted = with_attention and layer is self.layers.at(-1)
-            states_BKD, weights_BKS = layer(states_BKD, sources, with_attention=wanted)
+            states_BKD, weights_BKS = layer.attend(states_BKD, sources, with_attention=wanted)
         if weights_BKS is not None:
             weights_BKS = weights_BKS[..., : state.sentence["source"].shape[1]].flatten(0, 1)
         states_ND = self.final_norm(states_BKD).flatten(0, 1)
@@ -208,7 +216,7 @@ class _SelfAttention(nn.Module):
         super().__init__()
         size = options.hidden_size
         self.block = _Block(options)
-        self.heads = _Heads(options)
+        self.heads = _heads(options)
         # One product for queries, keys and values; each third is initialised as a layer of its own.
         self.projection = layers.linear(size, 3 * size)
         for third_DD in self.projection.weight.chunk(3):
@@ -245,7 +253,7 @@ class _CrossAttention(nn.Module):
         super().__init__()
         size = options.hidden_size
         self.block = _Block(options)
-        self.heads = _Heads(options)
+        self.heads = _heads(options)
         self.query = layers.linear(size, size)
         self.key = layers.linear(memory_size, size)
         self.value = layers.linear(memory_size, size)
@@ -275,40 +283,6 @@ class _CrossAttention(nn.Module):
                 query_BHTE, key_BHSE, mask_B11S, scale=self.heads.scale
             )
         return states_BTD, weights_BHTS.mean(1)
-
-
-class _Heads(nn.Module):
-    """Heads taken apart, attention in each, and the projection that joins them."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__()
-        self.scale = (options.hidden_size // options.num_heads) ** -0.5
-        self._num_heads = options.num_heads
-        self._dropout_rate = options.attention_dropout
-        self.output = layers.linear(options.hidden_size, options.hidden_size)
-
-    def split(self, states_BTD: torch.Tensor) -> torch.Tensor:
-        """Returns the heads apart, [B, H, T, E]."""
-        num_sentences, length, _ = states_BTD.shape
-        return states_BTD.view(num_sentences, length, self._num_heads, -1).transpose(1, 2)
-
-    def forward(
-        self,
-        query_BHTE: torch.Tensor,
-        key_BHLE: torch.Tensor,
-        value_BHLE: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the joined result [B, T, D] and the weights, where `attend` made them."""
-        states_BHTE, weights_BHTL = attention.attend(
-            query_BHTE,
-            key_BHLE,
-            value_BHLE,
-            mask,
-            scale=self.scale,
-            dropout_rate=self._dropout_rate if self.training else 0.0,
-        )
-        return self.output(states_BHTE.transpose(1, 2).flatten(2)), weights_BHTL
 
 
 class _Block(nn.Module):
@@ -385,13 +359,37 @@ class _DecoderLayer(nn.Module):
         self.feed_forward = _FeedForward(options)
 
     def forward(
+        self,
+        states_BTD: torch.Tensor,
+        memory: base.Memory,
+        masks: tuple[torch.Tensor, torch.Tensor],
+        rotation: torch.Tensor | None,
+        *,
+        with_attention: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns all positions after the layer; the masks are those of the target and of the memory.
+
+        All that teacher forcing does with its parameters is in here; see `base.Decoder.shardable`.
+        """
+        causal_TT, mask_B11S = masks
+        heads = self.self_attention.project(states_BTD, rotation)
+        cross_heads = self.cross_attention.keys_values(memory)
+        sources = _Sources((*heads, causal_TT), (*cross_heads, mask_B11S))
+        return self.attend(states_BTD, sources, with_attention=with_attention)
+
+    def attend(
         self, states_BTD: torch.Tensor, sources: _Sources, *, with_attention: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the states after the layer, at all positions or at one; the body of both phases."""
         states_BTD = self.self_attention(states_BTD, *sources.own)
         states_BTD, weights_BTS = self.cross_attention(
             states_BTD, *sources.cross, with_attention=with_attention
         )
         return self.feed_forward(states_BTD), weights_BTS
+
+
+def _heads(options: Options) -> attention.Heads:
+    return attention.Heads(options.hidden_size, options.num_heads, options.attention_dropout)
 
 
 def _final_norm(options: Options) -> nn.Module:

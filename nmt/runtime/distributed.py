@@ -14,7 +14,6 @@ import dataclasses
 import datetime
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d as c10d
 
 from nmt import errors
+from nmt.runtime import connections
 
 T = TypeVar("T")
 
@@ -256,13 +256,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            # torch puts the place in its own code in front, and advice for its developers behind.
-            cause = re.sub(r"^\[\S*\] ", "", str(error).strip()).split("\n")[0].split(". ")[0]
-            raise errors.TrainingError(
-                f"rank {self.rank} of {self.size}: {what} another process of this run ({cause}). "
-                "Checkpoints are as they were. The same command goes on from the newest one, which "
-                "torchrun --max-restarts does by itself."
-            ) from error
+            raise connections.lost(self.rank, self.size, error, what) from error
 
 
 def _fresh_store(rank: int, size: int) -> c10d.Store:

@@ -116,13 +116,12 @@ class Trainer:
         self._updater.device_tokens = self.progress.device_tokens
 
     def tensors(self) -> dict[str, Tensors]:
-        """Returns all tensors that a resumed run needs."""
+        """Returns all tensors that a resumed run needs, on rank 0; all ranks call it."""
         return state_tensors.collect(self._updater)
 
     def weights(self) -> Tensors:
-        """Returns the weights that are validated and published, tied ones once."""
-        ema = self._updater.ema
-        return {**state_tensors.weights(self._model), **(ema.tensors if ema is not None else {})}
+        """Returns the weights that are validated and published, tied ones once; like `tensors`."""
+        return state_tensors.to_validate(self._updater)
 
     def run(self) -> bool:
         """Trains until a limit is reached, or the user wants to stop.
@@ -311,10 +310,11 @@ class Trainer:
         """Judges the model; returns whether it is the best so far."""
         state = self.progress
         began = time.perf_counter()
-        scores = self._group.on_main(lambda: self._judge(self.weights()))
+        weights = self.weights()
+        scores = self._group.on_main(lambda: self._judge(weights))
         is_best = state.take_score(scores["score"], self._config)
         if self._config.average_checkpoints > 1:
-            self._group.on_main(lambda: self._hooks.snapshot(state.update, self.weights()))
+            self._group.on_main(lambda: self._hooks.snapshot(state.update, weights))
         state.seconds += time.perf_counter() - began
         line = {"event": "validation", "update": state.update, **scores, "is_best": is_best}
         self._write({**line, "seconds": state.seconds})
@@ -322,15 +322,16 @@ class Trainer:
 
     def _judge(self, weights: Tensors) -> dict[str, float]:
         """Returns the scores of the model with these weights; `score` is what is chosen by."""
-        with state_tensors.shown(self._model, weights):
-            scores = dict(self._hooks.validate(self._model).scores)
+        with state_tensors.shown(self._updater, weights) as model:
+            scores = dict(self._hooks.validate(model).scores)
         metric = self._config.best_metric
         scores["score"] = -scores["loss"] if metric == "loss" else scores[metric]
         return scores
 
     def _save(self) -> None:
         self._settle()
-        self._group.on_main(lambda: self._hooks.save(self.progress, self.tensors()))
+        tensors = self.tensors()
+        self._group.on_main(lambda: self._hooks.save(self.progress, tensors))
 
     def _publish_best(self) -> None:
         state = self.progress

@@ -8,7 +8,7 @@ from torch import nn
 
 from nmt import errors
 from nmt.config import schema
-from nmt.training import selection
+from nmt.training import layouts, selection
 
 # How much of the rate of the update a group of parameters gets.
 FACTOR = "rate_factor"
@@ -110,7 +110,7 @@ def step(optimizer: AnyOptimizer, is_taken: torch.Tensor) -> None:
 
     Args:
         optimizer: with the gradient at its parameters.
-        is_taken: bool on the device.
+        is_taken: bool on the device, laid out as `layouts.Layout.replicated` does it.
     """
     for part in parts(optimizer):
         if getattr(part, "_step_supports_amp_scaling", False):
@@ -155,14 +155,27 @@ def state_tensors(optimizer: AnyOptimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def restore(optimizer: AnyOptimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Sets what the optimiser remembers to what `state_tensors` returned."""
+def restore(
+    optimizer: AnyOptimizer,
+    tensors: Mapping[str, torch.Tensor],
+    layout: layouts.Layout | None = None,
+) -> None:
+    """Sets what the optimiser remembers to what `state_tensors` returned.
+
+    Args:
+        optimizer: over the same parameters.
+        tensors: by name, whole.
+        layout: of the parameters, or None if they are whole.
+    """
+    layout = layout or layouts.Whole()
     for prefix, part in _prefixed(optimizer):
+        weights = [weight for group in part.param_groups for weight in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             own, _, rest = key.rpartition(".")
             if own.startswith(prefix) and own.removeprefix(prefix).count(".") == 0:
-                state.setdefault(int(rest), {})[own.removeprefix(prefix)] = tensor
+                laid_out = layout.part(tensor, weights[int(rest)])
+                state.setdefault(int(rest), {})[own.removeprefix(prefix)] = laid_out
         groups = part.state_dict()["param_groups"]
         part.load_state_dict({"state": state, "param_groups": groups})
 

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
@@ -23,7 +25,8 @@ class Parts:
     """What a run is made of.
 
     Attributes:
-        model: freshly initialised from the seed, on the device, in training mode.
+        model: freshly initialised from the seed, in training mode; on the device, or on the CPU if its
+            parameters are still to be sharded.
         loader: batches from any position.
         src_tokenizer: of the source side.
         tgt_tokenizer: of the target side.
@@ -143,7 +146,10 @@ def prepare(
             config, folder, kept, num_pieces, fingerprint=fingerprint, fills=group.is_main
         )
     )
-    model.to(arithmetic.device, arithmetic.weights_dtype).train()
+    is_whole = config.training.sharding == "none" or group.size == 1
+    # What is sharded goes to the device a part at a time: the whole may not fit there.
+    device = arithmetic.device if is_whole else torch.device("cpu")
+    model.to(device, arithmetic.weights_dtype).train()
     weights = [entry.weight for entry in config.data.train if entry.weight is not None]
     planner = plan.Planner(
         data,

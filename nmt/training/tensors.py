@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from nmt.models import seq2seq
 from nmt.training import optimizers, update
 
 Tensors = dict[str, torch.Tensor]
@@ -17,13 +18,14 @@ _WHOLE = {"growth_interval", "_growth_tracker"}
 
 
 def collect(updater: update.Updater) -> dict[str, Tensors]:
-    """Returns all tensors that a resumed run needs, by kind."""
+    """Returns all tensors that a resumed run needs, by kind, whole on rank 0; all ranks call it."""
+    gathered = updater.layout.gathered
     tensors = {
-        WEIGHTS: weights(updater.model),
-        OPTIMIZER: optimizers.state_tensors(updater.optimizer),
+        WEIGHTS: gathered(weights(updater.model)),
+        OPTIMIZER: gathered(optimizers.state_tensors(updater.optimizer)),
     }
     if updater.ema is not None:
-        tensors[EMA] = dict(updater.ema.tensors)
+        tensors[EMA] = gathered(updater.ema.tensors)
     if updater.scaler.is_enabled():
         tensors[SCALER] = {
             name: torch.tensor(value, dtype=torch.float64)
@@ -40,10 +42,15 @@ def restore(updater: update.Updater, tensors: dict[str, Tensors], num_updates: i
         tensors: by kind.
         num_updates: updates that the run had done.
     """
-    load(updater.model, tensors[WEIGHTS])
-    optimizers.restore(updater.optimizer, tensors[OPTIMIZER])
+    layout = updater.layout
+
+    def parts(values: Tensors, like: Tensors) -> Tensors:
+        return {name: layout.part(values[name], weight) for name, weight in like.items()}
+
+    load(updater.model, parts(tensors[WEIGHTS], weights(updater.model)))
+    optimizers.restore(updater.optimizer, tensors[OPTIMIZER], layout)
     if updater.ema is not None:
-        updater.ema.restore(tensors[EMA], num_updates)
+        updater.ema.restore(parts(tensors[EMA], updater.ema.tensors), num_updates)
     if updater.scaler.is_enabled() and SCALER in tensors:
         updater.scaler.load_state_dict(
             {
@@ -56,6 +63,12 @@ def restore(updater: update.Updater, tensors: dict[str, Tensors], num_updates: i
 def weights(model: nn.Module) -> Tensors:
     """Returns the weights of a model as they are trained, tied ones once."""
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
+def to_validate(updater: update.Updater) -> Tensors:
+    """Returns the weights that are validated and published, whole on rank 0; all ranks call it."""
+    average = updater.ema.tensors if updater.ema is not None else {}
+    return updater.layout.gathered({**weights(updater.model), **average})
 
 
 def to_publish(tensors: dict[str, Tensors]) -> Tensors:
@@ -71,13 +84,21 @@ def load(model: nn.Module, values: Tensors) -> None:
 
 
 @contextlib.contextmanager
-def shown(model: nn.Module, values: Tensors) -> Iterator[None]:
-    """Gives a model other weights, in evaluation mode, until the context ends."""
+def shown(updater: update.Updater, values: Tensors) -> Iterator[seq2seq.Seq2Seq]:
+    """Gives a model with these whole weights, in evaluation mode, until the context ends.
+
+    It is the one that is trained, where that is whole; its own weights are back at the end.
+    """
+    apart = updater.layout.model_with(values)
+    if apart is not None:
+        yield apart
+        return
+    model = updater.model
     before = {name: tensor.clone() for name, tensor in weights(model).items()}
     load(model, values)
     model.eval()
     try:
-        yield
+        yield model
     finally:
         load(model, before)
         model.train()

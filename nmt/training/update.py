@@ -11,7 +11,7 @@ from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, memory
-from nmt.training import ema, loss, optimizers
+from nmt.training import ema, layouts, loss, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Updater:
             everything did.
         group: the processes whose gradients are summed.
         memory_limit: of the process while it computes gradients, in MiB, or None.
+        layout: where the tensors are; to be set before the first update if that is not here.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Updater:
         self.optimizer = optimizer
         self.device_tokens: int | None = None
         self.memory_limit: int | None = None
+        self.layout: layouts.Layout = layouts.Whole()
         self._arithmetic = arithmetic
         self._smoothing, self._divergence = smoothing, divergence
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
@@ -132,20 +134,29 @@ class Updater:
             seed: of all that is random in this update; None goes on with the generators as they are.
 
         Raises:
-            errors.TrainingError: a single pair does not fit into memory.
+            errors.TrainingError: a single pair does not fit into memory; with sharded weights, a piece
+                does not, or another rank has gone.
         """
+        with self.layout.in_touch():
+            return self._update(pieces, num_tokens, rate, seed)
+
+    def _update(
+        self, pieces: Sequence[batches.Piece], num_tokens: int, rate: float, seed: int | None
+    ) -> UpdateResult:
         optimizers.set_rate(self.optimizer, rate)
         total, nll = self._gradient(pieces, num_tokens, seed)
         for part in optimizers.parts(self.optimizer):
             self.scaler.unscale_(part)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        grad_norm = self.layout.plain(
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        )
         is_taken = torch.isfinite(grad_norm) & torch.isfinite(total)
         has_failed = ~is_taken
         if self._arithmetic.needs_scaler:
             # A loss is not scaled, so it has no excuse; a gradient has until the scale is 1.
             scale = self.scaler.scale(torch.ones_like(total))
             has_failed &= ~torch.isfinite(total) | (scale <= 1.0)
-        optimizers.step(self.optimizer, is_taken)
+        optimizers.step(self.optimizer, self.layout.replicated(is_taken))
         self.scaler.update()
         if self.ema is not None:
             self.ema.update()
@@ -163,6 +174,8 @@ class Updater:
         self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Leaves the mean gradient with the parameters; returns summed loss and nll."""
+        if self.layout.is_sharded:
+            return self._gradient_in_step(pieces, num_tokens, seed)
         while True:
             fitting = batches.fitted(pieces, self.device_tokens)
             sums, too_large = self._accumulate(fitting, num_tokens, seed)
@@ -175,6 +188,37 @@ class Updater:
                 return self._summed(*sums, used)
             # For all ranks, so that the run cuts alike when it is resumed, by any of them.
             self.device_tokens = limit
+
+    def _gradient_in_step(
+        self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same with sharded weights, for which all ranks go through equally many passes.
+
+        Gradients are summed on the way back, so only the losses are left to be. A piece for which
+        memory runs out cannot be cut: the other ranks wait in the middle of a pass.
+        """
+        fitting = batches.fitted(pieces, self.device_tokens)
+        (fewest,) = self.group.meet([-len(fitting)])
+        sums, too_large = self._accumulate(fitting, num_tokens, seed)
+        if too_large is not None:
+            raise errors.TrainingError(
+                "out of memory: with training.sharding: full no piece is cut on the way (given: "
+                f"{batches.num_positions(too_large)} tokens of a side, padding included). The "
+                "checkpoints are as they were. Set training.max_device_tokens below that, and start "
+                "anew."
+            )
+        for _ in range(int(-fewest) - len(fitting)):
+            with self._arithmetic.autocast():
+                idle_loss, _ = self._loss(_idle_piece(self._arithmetic.device))
+            (0.0 * idle_loss).backward()  # type: ignore[no-untyped-call]
+        totals = self._totals(*sums)
+        self.group.sum([totals])
+        return totals[0], totals[1]
+
+    def _loss(self, piece: batches.Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.layout.run(
+            lambda: summed_loss(self.model, piece, self._smoothing, self._divergence)
+        )
 
     def _agree(self, too_large: batches.Piece | None) -> tuple[int | None, list[bool]]:
         """Returns what all ranks have to know before gradients are summed.
@@ -198,10 +242,7 @@ class Updater:
         """Returns loss and nll over all pieces of all ranks, and sums the gradients likewise."""
         if self.group.size == 1:
             return torch.stack(losses).sum(), torch.stack(nlls).sum()
-        totals = torch.zeros(2, dtype=torch.float64, device=self._arithmetic.device)
-        for number, values in enumerate((losses, nlls)):
-            if values:
-                totals[number] = torch.stack(values).sum()
+        totals = self._totals(losses, nlls)
         gradients = []
         for parameter, is_used in zip(self._parameters, used, strict=True):
             if is_used and parameter.grad is None:
@@ -212,6 +253,14 @@ class Updater:
         self.scaler.scale(totals)
         self.group.sum([*gradients, totals])
         return totals[0], totals[1]
+
+    def _totals(self, losses: list[torch.Tensor], nlls: list[torch.Tensor]) -> torch.Tensor:
+        """Returns loss and nll of this rank, float64 [2]."""
+        totals = torch.zeros(2, dtype=torch.float64, device=self._arithmetic.device)
+        for number, values in enumerate((losses, nlls)):
+            if values:
+                totals[number] = torch.stack(values).sum()
+        return totals
 
     def _accumulate(
         self, pieces: Sequence[batches.Piece], num_tokens: int, seed: int | None
@@ -226,9 +275,7 @@ class Updater:
             try:
                 with memory.limited(self.memory_limit):
                     with self._arithmetic.autocast():
-                        piece_loss, piece_nll = summed_loss(
-                            self.model, piece, self._smoothing, self._divergence
-                        )
+                        piece_loss, piece_nll = self._loss(piece)
                     scaled = self.scaler.scale(piece_loss / num_tokens)
                     scaled.backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, MemoryError) as error:
@@ -238,6 +285,18 @@ class Updater:
             losses.append(piece_loss.detach())
             nlls.append(piece_nll)
         return (losses, nlls), None
+
+
+def _idle_piece(device: torch.device) -> batches.Piece:
+    """Returns the smallest piece there can be, for a rank that has none while others compute."""
+    id_11 = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    return batches.Piece(
+        src_BS=id_11,
+        src_mask_BS=torch.ones_like(id_11, dtype=torch.bool),
+        tgt_in_BT=id_11,
+        real_N=id_11[0],
+        tgt_out_N=id_11[0],
+    )
 
 
 def _smaller(piece: batches.Piece) -> int:

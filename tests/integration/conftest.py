@@ -38,6 +38,19 @@ TINY = {
     },
 }
 
+# In float64 and without dropout nothing but the order of sums depends on the number of ranks.
+EXACT = {
+    "precision": "fp64",
+    "batch_tokens": 10,
+    "max_updates": 9,
+    "warmup_updates": 1,
+    "learning_rate": 0.01,
+    "logging_interval": 1,
+    "validation_interval": 4,
+    "checkpoint_interval": 2,
+    "best_metric": "loss",
+}
+
 # What changes with the time of day and the speed of the machine.
 TIMES = {"seconds", "tokens_per_second"}
 
@@ -102,6 +115,14 @@ class Run:
     def updates(self, event: str) -> list[int]:
         """The updates of all metrics lines of a kind."""
         return [line["update"] for line in self.metrics if line["event"] == event]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How the ranks of a run ended: exit statuses, and the lines that each wrote to stderr."""
+
+    codes: list[int | None]
+    messages: list[list[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +214,48 @@ def configure() -> Callable[..., Path]:
         return write_config(Path(), {"model": model}, changes)
 
     return write
+
+
+@pytest.fixture
+def exact(configure: Callable[..., Path]) -> Callable[..., None]:
+    """A function that writes a configuration whose losses depend on nothing but rounding."""
+
+    def write(family: str = "transformer", *, dropout: float = 0.0, **training: Any) -> None:
+        path = configure(family, training=EXACT | training)
+        path.write_text(path.read_text().replace("dropout: 0.1", f"dropout: {dropout}"))
+
+    return write
+
+
+@pytest.fixture
+def rank_environment() -> dict[str, str]:
+    """Variables with which a process finds this `nmt`, and takes one thread."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+@pytest.fixture
+def ranks(rank_environment: dict[str, str]) -> Callable[..., Ended]:
+    """A function that trains `c.yaml` on so many ranks, into a folder, with faults."""
+    script = Path(__file__).with_name("start_ranks.py")
+
+    def run(number: int, run_dir: str, *argv: str, **job: Any) -> Ended:
+        command = ["train", "c.yaml", f"--set=run_dir={run_dir}", *argv]
+        values = {"ranks": number, "argv": command, **job}
+        done = subprocess.run(
+            [sys.executable, script, json.dumps(values)],
+            env=rank_environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        messages = [Path(f"err.{rank}").read_text().split("\n")[:-1] for rank in range(number)]
+        assert not any("Traceback" in line for lines in messages for line in lines), messages
+        return Ended(json.loads(done.stdout), messages)
+
+    return run
 
 
 @pytest.fixture(scope="session")

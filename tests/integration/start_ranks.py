@@ -5,11 +5,14 @@ Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
     ranks   how many
     argv    the command line, without the program
     extra   more arguments of one rank, by its number
+    counts_bytes  whether each rank writes into `bytes.RANK` of the run folder what it has in tensors
+            after an update (which is all that there is: some tests are about what is not kept)
     faults  [rank, update, kind], each once: what happens when that rank computes that update
 
 It prints the exit statuses in JSON, and leaves what each rank said in `err.0`, `err.1` and so on.
 """
 
+import gc
 import json
 import os
 import signal
@@ -58,6 +61,31 @@ def install(rank: int, faults: list) -> None:
         batches.Collator.collate = fail_to_read
 
 
+def count_bytes(rank: int) -> None:
+    """Has each update followed by a count of all that live tensors of float numbers hold."""
+    original = update.Updater.update
+
+    def counted(updater, *args, **kwargs):
+        result = original(updater, *args, **kwargs)
+        gc.collect()
+        storages = {}
+        for thing in gc.get_objects():
+            # A DTensor has no memory of its own: its part is a tensor, too.
+            if type(thing) in {torch.Tensor, torch.nn.Parameter} and thing.is_floating_point():
+                storage = thing.untyped_storage()
+                if thing.device.type == "cpu":
+                    storages[storage.data_ptr()] = storage.nbytes()
+        (Path(job_folder()) / f"bytes.{rank}").write_text(json.dumps(sum(storages.values())))
+        return result
+
+    update.Updater.update = counted
+
+
+def job_folder() -> str:
+    (option,) = [text for text in sys.argv[1:] if "run_dir=" in text]
+    return next(text for text in json.loads(option)["argv"] if "run_dir=" in text).split("=")[-1]
+
+
 def fail_to_fit(*args, **kwargs):
     raise errors.TrainingError("fit 1: a single pair does not")
 
@@ -82,6 +110,8 @@ def start(job: dict, rank: int, port: int) -> int:
         os.dup2(descriptor, 2)
         os.dup2(descriptor, 1)
         install(rank, job.get("faults", []))
+        if job.get("counts_bytes"):
+            count_bytes(rank)
         code = main.main([*job["argv"], *job.get("extra", {}).get(str(rank), [])])
     finally:
         os._exit(code)
@@ -106,6 +136,8 @@ def wait(children: list[int]) -> list[int | None]:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
+    if "--set=training.sharding=full" in job["argv"]:
+        from nmt.training import sharding  # noqa: F401 (once, for all ranks)
     Path("err.0").unlink(missing_ok=True)
     port = free_port()
     print(json.dumps(wait([start(job, rank, port) for rank in range(job["ranks"])])))

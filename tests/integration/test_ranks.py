@@ -1,80 +1,15 @@
 """Several processes train as one: same losses, same decisions, one voice, and no hang when one dies."""
 
-import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nmt.checkpoint import resume
-
-SCRIPT = Path(__file__).with_name("start_ranks.py")
-ROOT = Path(__file__).parents[2]
-
-# In float64 and without dropout nothing but the order of sums depends on the number of ranks.
-EXACT = {
-    "precision": "fp64",
-    "batch_tokens": 10,
-    "max_updates": 9,
-    "warmup_updates": 1,
-    "learning_rate": 0.01,
-    "logging_interval": 1,
-    "validation_interval": 4,
-    "checkpoint_interval": 2,
-    "best_metric": "loss",
-}
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How the ranks of a run ended: exit statuses, and the lines that each wrote to stderr."""
-
-    codes: list[int | None]
-    messages: list[list[str]]
-
-
-@pytest.fixture
-def ranks() -> Callable[..., Ended]:
-    """A function that trains `c.yaml` on so many ranks, into a folder, with faults."""
-
-    def run(number: int, run_dir: str, *argv: str, **job: Any) -> Ended:
-        command = ["train", "c.yaml", f"--set=run_dir={run_dir}", *argv]
-        values = {"ranks": number, "argv": command, **job}
-        done = subprocess.run(
-            [sys.executable, SCRIPT, json.dumps(values)],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        messages = [Path(f"err.{rank}").read_text().split("\n")[:-1] for rank in range(number)]
-        assert not any("Traceback" in line for lines in messages for line in lines), messages
-        return Ended(json.loads(done.stdout), messages)
-
-    return run
-
-
-@pytest.fixture
-def exact(configure: Callable[..., Path]) -> Callable[..., None]:
-    """A function that writes a configuration whose losses depend on nothing but rounding."""
-
-    def write(family: str = "transformer", **training: Any) -> None:
-        path = configure(family, training=EXACT | training)
-        path.write_text(path.read_text().replace("dropout: 0.1", "dropout: 0.0"))
-
-    return write
 
 
 def assert_same_losses(one: Any, other: Any) -> None:
@@ -107,10 +42,8 @@ def test_losses_are_those_of_one_process(family, settings, exact, nmt, ranks, op
     assert open_run().updates("train") == open_run("three").updates("train")
 
 
-def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(
-    configure, ranks, open_run
-) -> None:
-    configure("transformer", training=EXACT | {"precision": "auto"})
+def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(exact, ranks, open_run) -> None:
+    exact("transformer", dropout=0.1, precision="auto")
     ended = ranks(2, "whole")
     assert (ended.codes, ended.messages[1]) == ([0, 0], []), "rank 0 alone has something to say"
     for name, rank in (("log", 0), ("log.rank1", 1)):
@@ -212,13 +145,13 @@ def children(process: subprocess.Popen[bytes]) -> dict[str, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_torchrun_takes_a_run_up_again(configure, ranks, open_run, wait_until):
-    configure("rnn", training=EXACT | {"precision": "auto", "max_updates": 60})
+def test_torchrun_takes_a_run_up_again(exact, ranks, open_run, rank_environment, wait_until):
+    exact("rnn", dropout=0.1, precision="auto", max_updates=60)
     assert ranks(2, "whole").codes == [0, 0]
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 -m nmt"
     process = subprocess.Popen(
         [sys.executable, *command.split(), "train", "c.yaml", "--fresh"],
-        env=ENVIRONMENT,
+        env=rank_environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

@@ -17,7 +17,7 @@ from nmt.config import schema
 from nmt.data import batches, plan
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, seeds
-from nmt.training import loop, progress, update
+from nmt.training import layouts, loop, progress, update
 
 MakeConfig = Callable[..., schema.TrainingConfig]
 Tensors = dict[str, torch.Tensor]
@@ -55,6 +55,7 @@ class CountingUpdater:
         self.model = CountingModel()
         self.optimizer = torch.optim.SGD(self.model.parameters())
         self.ema, self.device_tokens = None, None
+        self.layout = layouts.Whole()
         self.group = distributed.Alone()
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.seeds: list[int] = []

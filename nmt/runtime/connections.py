@@ -1,0 +1,31 @@
+"""What torch raises when another process does not answer, as an error of the run."""
+
+import re
+
+from torch import distributed
+
+from nmt import errors
+
+
+def lost(rank: int, size: int, error: RuntimeError, what: str = "has lost") -> errors.TrainingError:
+    """Returns the error of a process that another one does not answer.
+
+    Args:
+        rank: of this process.
+        size: processes of the run.
+        error: torch's, from where processes were to exchange something.
+        what: what this process has done with the other one, or cannot do.
+    """
+    # torch puts the place in its own code in front, and advice for its developers behind.
+    cause = re.sub(r"^\[\S*\] ", "", str(error).strip()).split("\n")[0].split(". ")[0]
+    return errors.TrainingError(
+        f"rank {rank} of {size}: {what} another process of this run ({cause}). "
+        "Checkpoints are as they were. The same command goes on from the newest one, which "
+        "torchrun --max-restarts does by itself."
+    )
+
+
+def is_about_peers(error: RuntimeError) -> bool:
+    """Returns whether an error out of a computation with exchanges in it comes from an exchange."""
+    # gloo's errors are plain RuntimeErrors that begin with a place in its code.
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
