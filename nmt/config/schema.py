@@ -116,6 +116,13 @@ class DecodingConfig(Section):
         lt=2**63,
         why="the same output in any batch and any order",
     )
+    alignments: bool = knobs.knob(
+        False, "find for each target word the source word that it attends to most"
+    )
+    replace_unknown: bool = knobs.knob(
+        False, "put the source word that it attends to most in place of an unknown word"
+    )
+    token_scores: bool = knobs.knob(False, "keep the log-probability of each token")
     diversity_groups: int = knobs.knob(
         1,
         "the beam is split into so many groups, which avoid each other's tokens",

@@ -22,6 +22,16 @@ class Trace:
     log_probs_BKT: torch.Tensor
     attention_BKTS: torch.Tensor | None
 
+    def on_host(self) -> "Trace":
+        """Returns the trace in the memory of the host."""
+        attention = None if self.attention_BKTS is None else self.attention_BKTS.cpu()
+        return Trace(self.log_probs_BKT.cpu(), attention)
+
+    def of(self, place: int) -> "Trace":
+        """Returns the trace of one sentence, and of that the trace of one translation."""
+        attention = None if self.attention_BKTS is None else self.attention_BKTS[place]
+        return Trace(self.log_probs_BKT[place], attention)
+
 
 @torch.inference_mode()
 def trace(

@@ -64,9 +64,10 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     search = beam.search
 
-    def spy(model, src_BS, src_mask_BS, settings, ids):
+    def spy(model, src_BS, src_mask_BS, requests, ids):
+        settings = requests[0].settings
         calls.append({"ids": src_BS, "mask": src_mask_BS, "settings": settings, "special": ids})
-        return search(model, src_BS, src_mask_BS, settings, ids)
+        return search(model, src_BS, src_mask_BS, requests, ids)
 
     monkeypatch.setattr(beam, "search", spy)
     return calls
