@@ -9,7 +9,7 @@ from nmt.config import schema
 from nmt.models import base
 from nmt.search import constraints
 from nmt.search import settings as search_settings
-from nmt.text import tokenizer
+from nmt.text import boundaries, tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,17 @@ class Request:
 
 
 class Planner:
-    """Turns requests into those of the search, and refuses what cannot be."""
+    """Turns requests into those of the search, and refuses what cannot be.
+
+    Attributes:
+        continuing: target ids that go on with the word before them.
+    """
 
     def __init__(self, model: base.Model, tgt: tokenizer.Tokenizer) -> None:
         """Takes the model, for its abilities, and the target tokenizer."""
         self._model = model
         self._tgt = tgt
+        self.continuing = boundaries.continuing_ids(tgt.vocab)
         self._known: dict[tuple[schema.DecodingConfig, int], search_settings.SearchSettings] = {}
 
     def settings(
@@ -68,11 +73,13 @@ class Planner:
         if request.constraints:
             check_constraints(settings)
         prefix = self._spelled(request.target_prefix, "target_prefix")
+        phrases = tuple(self._phrases(request.constraints, "constraints"))
         planned = search_settings.Request(
             settings,
             prefix=tuple(prefix),
             avoid=tuple(self._avoided(request.avoid)),
-            constraints=tuple(self._phrases(request.constraints, "constraints")),
+            constraints=phrases,
+            closed=self._closed(request.constraints, phrases),
             sample_key=_key(request.text) if settings.sample else 0,
         )
         self._check_room(planned)
@@ -80,6 +87,52 @@ class Planner:
             if any(_contains(phrase, avoided) for avoided in planned.avoid):
                 raise errors.UsageError(f"constraints: {text!r} is to be avoided, too. Remove one.")
         return planned
+
+    def other_spellings(
+        self, planned: search_settings.Request, found: Sequence[search_settings.Phrase]
+    ) -> set[search_settings.Phrase]:
+        """Returns the tokens with which translations spell what is to be avoided.
+
+        The search forbids a phrase as the tokenizer cuts it; a model may cut it in other ways.
+
+        Args:
+            planned: what was searched for.
+            found: the tokens of the translations.
+        """
+        return {
+            spelling
+            for phrase in planned.avoid
+            for tokens in found
+            for spelling in self._spellings(phrase, tokens, len(planned.prefix))
+        }
+
+    def _spellings(
+        self, phrase: search_settings.Phrase, tokens: search_settings.Phrase, num_forced: int
+    ) -> Iterator[search_settings.Phrase]:
+        """Yields each part of a translation that reads like a phrase, as a word of its own."""
+        text = self._tgt.decode(phrase).strip()
+        if not text or text not in self._tgt.decode(tokens):
+            return
+        for begin in range(len(tokens)):
+            if begin and tokens[begin] in self.continuing:
+                continue
+            for end in range(begin + 1, len(tokens) + 1):
+                own = self._tgt.decode(tokens[begin:end]).strip()
+                if len(own) > len(text):
+                    break
+                is_cut = (
+                    boundaries.is_letter(text[-1]) and {*tokens[end : end + 1]} & self.continuing
+                )
+                if own == text and end > num_forced and not is_cut:
+                    yield tuple(tokens[begin:end])
+
+    def _closed(
+        self, texts: Sequence[str], phrases: Sequence[search_settings.Phrase]
+    ) -> tuple[bool, ...]:
+        """Returns which phrases end in a word that has to end with them."""
+        if any(phrase[0] in self.continuing for phrase in phrases):
+            return ()
+        return tuple(boundaries.is_letter(text.rstrip()[-1]) for text in texts)
 
     def _phrases(self, texts: Sequence[str], name: str) -> Iterator[search_settings.Phrase]:
         for text in texts:

@@ -15,6 +15,9 @@ from nmt.search import beam, forced
 from nmt.search import settings as search_settings
 from nmt.text import tokenizer
 
+# A model that finds so many ways to spell what is to be avoided will find more.
+MAX_ROUNDS = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
@@ -69,7 +72,12 @@ class _Line:
     def is_traced(self) -> bool:
         """Whether more is wanted than the search says."""
         decoding = self.asked.decoding
-        return decoding.token_scores or decoding.alignments or decoding.replace_unknown
+        return decoding.token_scores or self.has_attention
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether attention is among that."""
+        return self.asked.decoding.alignments or self.asked.decoding.replace_unknown
 
 
 class Translator:
@@ -114,7 +122,12 @@ class Translator:
         limits = [decoding.max_src_tokens, model.max_src_positions]
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         ids = texts.tgt.vocab
-        self._ids = beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
+        self._ids = beam.SpecialIds(
+            bos=ids.bos_id,
+            eos=ids.eos_id,
+            pad=ids.pad_id,
+            continuing=self._planner.continuing,
+        )
         self.num_cut = 0
 
     def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
@@ -201,9 +214,8 @@ class Translator:
         tensors = [torch.tensor(line.source) for line in lines]
         src_BS, src_mask_BS = batches.pad(tensors, self._texts.src.vocab.pad_id)
         src_BS, src_mask_BS = src_BS.to(device), src_mask_BS.to(device)
-        planned = [line.planned for line in lines]
         with self._arithmetic.autocast():
-            found = beam.search(self._model, src_BS, src_mask_BS, planned, self._ids)
+            found = self._found(lines, src_BS, src_mask_BS)
             traced = [i for i, line in enumerate(lines) if line.is_traced and found[i]]
             traces: dict[int, forced.Trace] = {}
             if traced:
@@ -214,7 +226,7 @@ class Translator:
                     src_mask_BS[rows],
                     [[one.tokens for one in found[i]] for i in traced],
                     self._ids,
-                    with_attention=self._model.attends,
+                    with_attention=any(lines[i].has_attention for i in traced),
                 ).on_host()
                 traces = {i: trace.of(place) for place, i in enumerate(traced)}
         return [
@@ -222,12 +234,43 @@ class Translator:
             for i, (line, own) in enumerate(zip(lines, found, strict=True))
         ]
 
+    def _found(
+        self, lines: Sequence[_Line], src_BS: torch.Tensor, src_mask_BS: torch.Tensor
+    ) -> list[list[beam.Hypothesis]]:
+        """Searches until nothing is found that spells an avoided phrase in another way."""
+        planned = [line.planned for line in lines]
+        found = beam.search(self._model, src_BS, src_mask_BS, planned, self._ids)
+        waiting = [i for i, line in enumerate(lines) if line.planned.avoid]
+        for round_ in range(MAX_ROUNDS):
+            again = []
+            for i in waiting:
+                tokens = [one.tokens for one in found[i]]
+                spellings = self._planner.other_spellings(planned[i], tokens)
+                if spellings:
+                    avoid = (*planned[i].avoid, *sorted(spellings))
+                    planned[i] = dataclasses.replace(planned[i], avoid=avoid)
+                    again.append(i)
+            if not again:
+                break
+            if round_ == MAX_ROUNDS - 1:
+                for i in again:
+                    found[i] = []
+                break
+            rows = torch.tensor(again, device=src_BS.device)
+            changed = [planned[i] for i in again]
+            searched = beam.search(self._model, src_BS[rows], src_mask_BS[rows], changed, self._ids)
+            for i, own in zip(again, searched, strict=True):
+                found[i] = own
+            waiting = again
+        return found
+
     def _outcome(
         self, line: _Line, found: Sequence[beam.Hypothesis], trace: forced.Trace | None
     ) -> Outcome:
         """Returns exactly `num_best` translations; what the search did not find is empty."""
-        if not found and line.planned.constraints:
-            return Outcome([], "constraints: cannot be met beside the other options of this line.")
+        for name in ("constraints", "avoid"):
+            if not found and getattr(line.planned, name):
+                return Outcome([], f"{name}: cannot be met beside the other options of this line.")
         translations = [
             Translation(
                 self._texts.tgt.decode(list(one.tokens)),

@@ -137,7 +137,7 @@ def _start(
         diversity_B=hosting.floats_to_device(costs, device) if num_groups > 1 else None,
         covered=coverage.start(requests, src_mask_BS, beam),
         sampler=picking.sampler(requests, device),
-        progress=constraints.start(requests, beam, device),
+        progress=constraints.start(requests, beam, ids.continuing, device),
     )
 
 

@@ -34,14 +34,22 @@ class Progress:
         moves_BPUU: tokens matched after a token, by tokens matched before, and by where the phrase
             has the token first (L for other tokens).
         after_BP: an equal phrase that has to be complete first, or the phrase itself for none.
+        is_closed_BP: whether the word has to end with the phrase.
+        continuing_BX: ids that go on with a word; the same for every sentence.
+        goes_on_BPU: whether the token after so many goes on with a word.
         matched_BKP: tokens matched so far; the length once complete, whatever follows.
+        must_close_BK: whether the last token has completed a phrase whose word has to end.
     """
 
     phrases_BPL: torch.Tensor
     lengths_BP: torch.Tensor
     moves_BPUU: torch.Tensor
     after_BP: torch.Tensor
+    is_closed_BP: torch.Tensor
+    continuing_BX: torch.Tensor
+    goes_on_BPU: torch.Tensor
     matched_BKP: torch.Tensor
+    must_close_BK: torch.Tensor
 
     def keep(self, chosen: torch.Tensor) -> "Progress":
         """Returns that of these sentences only."""
@@ -67,8 +75,10 @@ class Progress:
         )
         return tokens_BKP.clamp(min=0), is_wanted_BKP
 
-    def moved(self, parents_BC: torch.Tensor, tokens_BC: torch.Tensor) -> torch.Tensor:
-        """Returns the tokens matched [B, C, P] after hypotheses take tokens."""
+    def moved(
+        self, parents_BC: torch.Tensor, tokens_BC: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the tokens matched [B, C, P] after hypotheses take tokens, and `must_close_BC`."""
         num_phrases, width = self.phrases_BPL.shape[1:]
         parents_BCP = parents_BC.unsqueeze(2).expand(-1, -1, num_phrases)
         matched_BCP = self.matched_BKP.gather(1, parents_BCP)
@@ -80,7 +90,19 @@ class Progress:
         next_BCP = moves_BPX.gather(2, move_BCP.transpose(1, 2)).transpose(1, 2)
         next_BCP = next_BCP.masked_fill(~self._may_start(matched_BCP), 0)
         is_complete_BCP = matched_BCP == self.lengths_BP[:, None]
-        return torch.where(is_complete_BCP, matched_BCP, next_BCP)
+        is_new_BCP = (next_BCP == self.lengths_BP[:, None]) & ~is_complete_BCP
+        must_close_BC = (is_new_BCP & self.is_closed_BP[:, None]).any(2)
+        # A phrase that would go on with the word that has to end is broken off.
+        goes_on_BCP = self.goes_on_BPU.gather(2, next_BCP.transpose(1, 2)).transpose(1, 2)
+        next_BCP = next_BCP.masked_fill(goes_on_BCP & must_close_BC.unsqueeze(2), 0)
+        return torch.where(is_complete_BCP, matched_BCP, next_BCP), must_close_BC
+
+    def close(self, scores_BKV: torch.Tensor) -> None:
+        """Forbids tokens that go on with a word that has to end, in place."""
+        if self.continuing_BX.shape[1]:
+            is_continuing_V = torch.zeros_like(scores_BKV[0, 0], dtype=torch.bool)
+            is_continuing_V = is_continuing_V.index_fill(0, self.continuing_BX[0], True)
+            scores_BKV.masked_fill_(self.must_close_BK.unsqueeze(2) & is_continuing_V, -torch.inf)
 
     def banks(self, matched_BCP: torch.Tensor) -> torch.Tensor:
         """Returns the bank [B, C] of each candidate: tokens of complete phrases and the furthest."""
@@ -98,9 +120,19 @@ class Progress:
 
 
 def start(
-    requests: Sequence[search_settings.Request], num_hypotheses: int, device: torch.device
+    requests: Sequence[search_settings.Request],
+    num_hypotheses: int,
+    continuing: frozenset[int],
+    device: torch.device,
 ) -> Progress | None:
-    """Returns the progress before the first token, or None if no sentence has constraints."""
+    """Returns the progress before the first token, or None if no sentence has constraints.
+
+    Args:
+        requests: one for each sentence.
+        num_hypotheses: K.
+        continuing: ids that go on with the word before them.
+        device: where to.
+    """
     phrases = [request.constraints for request in requests]
     if not any(phrases):
         return None
@@ -109,12 +141,27 @@ def start(
     filled = [[*own, *[()] * (most - len(own))] for own in phrases]
     tokens = [[[*phrase, *[NO_TOKEN] * (width - len(phrase))] for phrase in own] for own in filled]
     matched = [[[0] * most] * num_hypotheses for _ in phrases]
+    # Which of them have to end a word, and where they go on with one.
+    closed = [[*own, *[False] * most][:most] for own in (request.closed for request in requests)]
+    goes_on = [
+        [
+            [token in continuing for token in phrase] + [False] * (width + 1 - len(phrase))
+            for phrase in own
+        ]
+        for own in filled
+    ]
+    is_any_closed = any(any(own) for own in closed)
+    listed = [sorted(continuing) if is_any_closed else []] * len(phrases)
     return Progress(
         hosting.to_device(tokens, device),
         hosting.to_device([[len(phrase) for phrase in own] for own in filled], device),
         hosting.to_device([[_moves(phrase, width) for phrase in own] for own in filled], device),
         hosting.to_device([_after(own) for own in filled], device),
+        hosting.to_device(closed, device) > 0,
+        hosting.to_device(listed, device),
+        hosting.to_device(goes_on, device) > 0,
         hosting.to_device(matched, device),
+        hosting.to_device([[0] * num_hypotheses for _ in phrases], device) > 0,
     )
 
 
@@ -151,8 +198,9 @@ def pick(scores_BKV: torch.Tensor, progress: Progress, eos: int) -> tuple[pickin
     """
     size = scores_BKV.shape[1]
     scores_BKV[:, :, eos] = scores_BKV[:, :, eos].masked_fill(~progress.is_met(), float("-inf"))
+    progress.close(scores_BKV)
     scores_BC, parents_BC, tokens_BC = _candidates(scores_BKV, progress)
-    matched_BCP = progress.moved(parents_BC, tokens_BC)
+    matched_BCP, must_close_BC = progress.moved(parents_BC, tokens_BC)
     banks_BC = progress.banks(matched_BCP)
     ends_BC = tokens_BC == eos
     best_BK = _deal(scores_BC, banks_BC, size)
@@ -167,7 +215,11 @@ def pick(scores_BKV: torch.Tensor, progress: Progress, eos: int) -> tuple[pickin
         tokens_BC.gather(1, open_BK),
     )
     places_BKP = open_BK.unsqueeze(2).expand(-1, -1, matched_BCP.shape[2])
-    return picked, dataclasses.replace(progress, matched_BKP=matched_BCP.gather(1, places_BKP))
+    return picked, dataclasses.replace(
+        progress,
+        matched_BKP=matched_BCP.gather(1, places_BKP),
+        must_close_BK=must_close_BC.gather(1, open_BK),
+    )
 
 
 def _candidates(

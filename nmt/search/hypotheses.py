@@ -10,11 +10,19 @@ from nmt.search import hosting
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """The target ids that search treats in a way of their own."""
+    """The target ids that search treats in a way of their own.
+
+    Attributes:
+        bos: begins a target.
+        eos: ends it.
+        pad: fills up batches.
+        continuing: ids that go on with the word before them.
+    """
 
     bos: int
     eos: int
     pad: int
+    continuing: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)

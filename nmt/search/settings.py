@@ -88,6 +88,8 @@ class Request:
         prefix: target tokens that every hypothesis begins with.
         avoid: phrases that no hypothesis contains (the prefix may).
         constraints: phrases that every hypothesis contains.
+        closed: for each of them whether its end has to be the end of a word; empty for none. Then all
+            of them have to begin with a token that begins a word.
         sample_key: tells the random numbers of this sentence from those of others, 0 to 2**62.
     """
 
@@ -95,6 +97,7 @@ class Request:
     prefix: Phrase = ()
     avoid: tuple[Phrase, ...] = ()
     constraints: tuple[Phrase, ...] = ()
+    closed: tuple[bool, ...] = ()
     sample_key: int = 0
 
     @property

@@ -215,6 +215,53 @@ def test_a_thousand_random_constraints_are_met(build_model, make_sources):
     assert num_met == 1000
 
 
+def test_words_end_with_their_constraints_as_brute_force_has_it(family, build_model, make_sources):
+    """5 and 0 go on with a word, so `4` is not met by `4 5`, and `4 5` not by `4 5 0`."""
+    ids = beam.SpecialIds(bos=1, eos=2, pad=3, continuing=frozenset({5, 0}))
+    model, sources = build_model(family, num_tgt=7), make_sources(LENGTHS)
+    phrases = [(4,), (4, 5), (6,), (6, 4), (4, 0)]
+    settings = SETTINGS(**WIDE)
+    requests = [Request(settings, constraints=(own,), closed=(True,)) for own in phrases]
+    found = beam.search(model, sources.ids, sources.mask, requests, ids)
+    for row, (phrase,) in enumerate(request.constraints for request in requests):
+        everything = []
+        for length in range(MAX_LENGTH):
+            for tokens in itertools.product(ALLOWED, repeat=length):
+                places = [i for i in range(length) if tokens[i : i + len(phrase)] == phrase]
+                if places and tokens[places[0] + len(phrase) :][:1] not in ((5,), (0,)):
+                    total, _ = _forced(model, sources.alone(row), tokens)
+                    everything.append((total / ((5 + length + 1) / 6), tokens))
+        everything.sort(reverse=True)
+        assert [one.tokens for one in found[row]] == [tokens for _, tokens in everything[:5]]
+
+
+def test_closed_constraints_are_met_in_the_least_room(build_model, make_sources):
+    """Also where one phrase is the beginning of another one."""
+    ids = beam.SpecialIds(bos=1, eos=2, pad=3, continuing=frozenset({5, 6, 7}))
+    side = {"type": "rnn", "embedding_size": 8, "hidden_size": 8}
+    model, generator = build_model((side, side), num_tgt=11), random.Random(2)
+    sources = make_sources([3] * 200)
+    requests = []
+    for _ in range(200):
+        phrases = tuple(
+            (generator.choice((4, 8)), *generator.choices((5, 6, 8), k=generator.randint(0, 2)))
+            for _ in range(generator.randint(1, 4))
+        )
+        room = sum(len(phrase) for phrase in phrases) + 1
+        settings = SETTINGS(beam_size=2, max_length=room)
+        requests.append(Request(settings, constraints=phrases, closed=(True,) * len(phrases)))
+    for request, found in zip(
+        requests, beam.search(model, sources.ids, sources.mask, requests, ids), strict=True
+    ):
+        tokens = found[0].tokens
+        for phrase in request.constraints:
+            assert any(
+                tokens[i : i + len(phrase)] == phrase
+                and not {*tokens[i + len(phrase) : i + len(phrase) + 1]} & ids.continuing
+                for i in range(len(tokens))
+            )
+
+
 def test_equal_constraints_are_met_as_often_as_they_are_given(build_model, make_sources, family):
     model, sources = build_model(family), make_sources([3])
     request = Request(SETTINGS(beam_size=2, max_length=12), constraints=((7, 8), (7, 8), (7, 8)))
