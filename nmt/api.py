@@ -9,12 +9,13 @@ model.score(["Hello."], ["Hallo."])            # [log-probability]
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nmt import errors
 from nmt.config import loading as config_loading
-from nmt.inference import loading, scorer, translator
+from nmt.inference import json_lines, loading, requests, scorer, translator
 from nmt.models import seq2seq
 
 
@@ -71,6 +72,38 @@ class Model:
             for found in self._translations(lines, num_best, decoding)
         ]
 
+    def translate_requests(
+        self, objects: Sequence[Mapping[str, Any]], **decoding: float | bool
+    ) -> list[dict[str, Any]]:
+        """Answers objects, as `nmt translate --format jsonl` does.
+
+        Args:
+            objects: each with `text`, and maybe `target_prefix`, `constraints`, `avoid`, `nbest` and
+                decoding options of its own; other fields are passed through.
+            **decoding: as for `translate`, where an object says nothing.
+
+        Returns:
+            for each object one with `translation`, `score` and what was asked for besides, or `error`
+            where it asks for something impossible, which harms no other.
+
+        Raises:
+            nmt.errors.UsageError: a setting in `decoding` is unknown or out of range.
+        """
+        machine = self._translator(1, decoding)
+        read: list[requests.Request | str] = []
+        for fields in objects:
+            try:
+                read.append(json_lines.request_of(fields, machine.default))
+            except errors.NMTError as error:
+                read.append(str(error))
+        found = iter(machine.answer([one for one in read if isinstance(one, requests.Request)]))
+        return [
+            json_lines.object_of(
+                translator.Outcome([], one) if isinstance(one, str) else next(found), fields
+            )
+            for one, fields in zip(read, objects, strict=True)
+        ]
+
     def score(self, src_lines: Sequence[str], tgt_lines: Sequence[str]) -> list[float]:
         """Returns the log-probability of each target line, given its source line.
 
@@ -97,16 +130,20 @@ class Model:
         self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
     ) -> list[list[translator.Translation]]:
         _check_lines(lines)
+        return self._translator(num_best, decoding).translate(lines)
+
+    def _translator(
+        self, num_best: int, decoding: dict[str, float | bool]
+    ) -> translator.Translator:
         loaded = self._loaded
         if "precision" in decoding:
             raise errors.UsageError(
                 "precision: belongs to the model in memory. Give it to `load` instead."
             )
         settings = config_loading.apply_decoding_flags(loaded.config.decoding, decoding)
-        machine = translator.Translator(
+        return translator.Translator(
             loaded.model, loaded.texts, settings, loaded.arithmetic, num_best=num_best
         )
-        return machine.translate(lines)
 
 
 def load(folder: str | Path, *, device: str = "auto", precision: str | None = None) -> Model:

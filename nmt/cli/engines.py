@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nmt import errors
 from nmt.config import loading as config_loading
-from nmt.inference import loading, translator
+from nmt.inference import loading, requests, translator
 from nmt.interop import ctranslate2_engine, ctranslate2_folder
 
 # Flags of `nmt translate` that mean to CTranslate2 what they mean to us; docs/export.md has the list.
@@ -26,12 +26,16 @@ _FORMATS = (None, "text", "moses")
 
 
 class Machine(Protocol):
-    """What turns lines into translations; see `inference.translator.Translator`."""
+    """What answers requests; see `inference.translator.Translator`."""
 
+    default: requests.Request
     num_cut: int
 
-    def translate(self, lines: Sequence[str]) -> list[list[translator.Translation]]:
-        """Returns translations of each line, best first; blank lines stay blank."""
+    def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
+        """Refuses a request before any work, if it is impossible."""
+
+    def answer(self, asked: Sequence[requests.Request]) -> list[translator.Outcome]:
+        """Returns what becomes of each request; one that is impossible harms no other."""
 
 
 def build_ctranslate2(args: argparse.Namespace, *, num_best: int) -> ctranslate2_engine.Engine:

@@ -223,7 +223,14 @@ class Job:
             [src for src, _ in pairs],
             [tgt for _, tgt in pairs],
             translator.Texts(parts.src_tokenizer, parts.tgt_tokenizer),
-            config.decoding.model_copy(update={"beam_size": config.training.validation_beam_size}),
+            # Scores of drawn translations would say little of the model.
+            config.decoding.model_copy(
+                update={
+                    "beam_size": config.training.validation_beam_size,
+                    "sample": False,
+                    "diversity_groups": 1,
+                }
+            ),
             self._arithmetic,
         )
         return loop.Hooks(

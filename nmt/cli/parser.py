@@ -1,7 +1,7 @@
 """The verbs and their flags.
 
-Flags default to None, so that the configuration decides. Imports nothing but argparse and our
-errors: `nmt --help` answers at once.
+Flags default to None, so that the configuration decides. Imports nothing but argparse, our errors and
+more flags: `nmt --help` answers at once.
 """
 
 import argparse
@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
+from nmt.cli import decoding_flags
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
-FORMATS = ("text", "moses")
 ENGINES = ("nmt", "ctranslate2")
 EXPORTS = ("ctranslate2",)
 # What CTranslate2 stores weights in.
@@ -21,6 +21,7 @@ QUANTIZATIONS = (
     "float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16",
     "bfloat16",
 )  # fmt: skip
+FORMATS = ("text", "moses", "jsonl")
 
 _DESCRIPTION = "Trains, runs and judges neural machine translation models."
 _EPILOG = "`nmt VERB --help` lists the flags of a verb."
@@ -169,7 +170,8 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         "--format",
         type=_one_of(FORMATS),
         metavar="|".join(FORMATS),
-        help="moses = `number ||| text ||| features ||| score`. Default: text",
+        help="moses = `number ||| text ||| features ||| score`; jsonl = JSON objects in and out. "
+        "Default: text",
     )
     verb.add_argument(
         "--engine",
@@ -177,6 +179,7 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         metavar="|".join(ENGINES),
         help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt",
     )
+    decoding_flags.add_explaining(verb, _integer, _number)
     _add_machine(verb, "decoding.precision")
 
 
@@ -263,6 +266,7 @@ def _add_export(verb: argparse.ArgumentParser) -> None:
 
 def _add_decoding(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
+    decoding_flags.add_control(verb, _integer, _number)
     verb.add_argument("--beam-size", type=_integer, metavar="N", help="hypotheses; 1 = greedy")
     verb.add_argument(
         "--length-penalty", type=_number, metavar="X", help="0 = plain sum of log-probabilities"

@@ -1,18 +1,19 @@
 """`nmt translate`: lines in, lines out."""
 
 import argparse
+import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from nmt import errors
-from nmt.cli import engines
+from nmt.cli import decoding_flags, engines, translate_formats
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.inference import loading, translator
 from nmt.runtime import files, lines
+from nmt.text import glossary
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ DECODING_FLAGS = (
     "patience",
     "exact_stop",
     "batch_tokens",
+    *decoding_flags.CONTROL,
+    *decoding_flags.EXPLAINING,
 )
 
 
@@ -36,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
-            `engine`, `device`, `precision`, `threads`.
+            `engine`, `device`, `precision`, `threads`, and what `decoding_flags.add_explaining`
+            adds.
 
     Returns:
         0.
@@ -47,18 +51,47 @@ def run(args: argparse.Namespace) -> int:
         raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
     if args.input is not None:
         files.check_readable(Path(args.input))
+    style = args.format or "text"
+    _check_style(args, style)
+    terms = None if args.glossary is None else glossary.Glossary.read(Path(args.glossary))
+    phrases = None if args.constraints is None else files.read_lines(Path(args.constraints))
     machine: engines.Machine
     if args.engine == "ctranslate2":
         machine = engines.build_ctranslate2(args, num_best=args.nbest or 1)
     else:
         machine = build_translator(args, num_best=args.nbest or 1)
-    style = args.format or "text"
+    default = dataclasses.replace(
+        machine.default, target_prefix=args.target_prefix or "", avoid=tuple(args.avoid or ())
+    )
+    machine.check(default, with_constraints=terms is not None or phrases is not None)
+    answer = translate_formats.Answerer(
+        machine,
+        default,
+        translate_formats.FORMATS[style],
+        with_scores=args.return_scores,
+        glossary=terms,
+        constraints=phrases,
+        constraints_place=str(args.constraints),
+    )
     if args.input is not None:
         with files.open_read(Path(args.input)) as stream:
-            _translate(machine, stream, args.output, style)
+            _translate(answer, stream, args.output)
     else:
-        _translate(machine, sys.stdin.buffer, args.output, style)
+        _translate(answer, sys.stdin.buffer, args.output)
     return 0
+
+
+def _check_style(args: argparse.Namespace, style: str) -> None:
+    """Refuses flags that a format makes meaningless."""
+    if style != "text" and args.return_scores:
+        raise errors.UsageError(
+            f"--return-scores: would be ignored, since {style} always has scores. Remove it."
+        )
+    if style == "jsonl" and args.constraints is not None:
+        raise errors.UsageError(
+            "--constraints: does not go with --format jsonl. Put the phrases into the field "
+            "`constraints` of each object."
+        )
 
 
 def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translator.Translator:
@@ -83,51 +116,33 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
 
 def decoding_of(args: argparse.Namespace, config: schema.Config) -> schema.DecodingConfig:
     """Returns the decoding settings of the configuration, with the command line's over them."""
-    given = {name: getattr(args, name) for name in DECODING_FLAGS}
+    # `nmt evaluate` has no use for some of them.
+    given = {name: getattr(args, name, None) for name in DECODING_FLAGS}
     return config_loading.apply_decoding_flags(
         config.decoding, {name: value for name, value in given.items() if value is not None}
     )
 
 
-def _translate(machine: engines.Machine, stream: BinaryIO, output: str | None, style: str) -> None:
+def _translate(answer: translate_formats.Answerer, stream: BinaryIO, output: str | None) -> None:
     reader = lines.LineReader(stream)
     if output is None:
-        _write_all(machine, reader, lines.LineWriter(sys.stdout.buffer), style)
+        _write_all(answer, reader, lines.LineWriter(sys.stdout.buffer))
     else:
         # Whole or not at all: a reader of the file never sees half a translation.
         with files.atomic_write(Path(output)) as target:
-            _write_all(machine, reader, lines.LineWriter(target), style)
-    if reader.num_invalid:
-        logger.warning(
-            "lines that were not valid UTF-8, whose bad bytes were replaced: %d", reader.num_invalid
-        )
-    if machine.num_cut:
-        logger.warning(
-            "lines that were longer than the model reads and were cut: %d", machine.num_cut
-        )
+            _write_all(answer, reader, lines.LineWriter(target))
+    for text, count in (
+        ("lines that were not valid UTF-8, whose bad bytes were replaced", reader.num_invalid),
+        ("lines that were longer than the model reads and were cut", answer.machine.num_cut),
+        ("lines that could not be translated", answer.num_errors),
+    ):
+        if count:
+            logger.warning("%s: %d", text, count)
 
 
 def _write_all(
-    machine: engines.Machine,
-    reader: lines.LineReader,
-    writer: lines.LineWriter,
-    style: str,
+    answer: translate_formats.Answerer, reader: lines.LineReader, writer: lines.LineWriter
 ) -> None:
-    number = 0
     for chunk in reader.chunks(CHUNK_LINES):
-        results = machine.translate(chunk)
-        writer.write(_formatted(results, number, style))
-        number += len(chunk)
-
-
-def _formatted(
-    results: Sequence[Sequence[translator.Translation]], first: int, style: str
-) -> Iterator[str]:
-    """Yields output lines; moses is `number ||| text ||| features ||| score`, counted from 0."""
-    for number, translations in enumerate(results, start=first):
-        for found in translations:
-            if style == "moses":
-                features = f"logprob={found.log_probability:.6f}"
-                yield f"{number} ||| {found.text} ||| {features} ||| {found.score:.6f}"
-            else:
-                yield found.text
+        writer.write(answer.answer(chunk))
+    answer.finish()

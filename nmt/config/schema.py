@@ -80,6 +80,59 @@ class DecodingConfig(Section):
     exact_stop: bool = knobs.knob(
         False, "go on until no open hypothesis can win any more", why="slower, seldom better"
     )
+    min_length_ratio: float = knobs.knob(
+        0.0, "no EOS before this many times the source length", unit="ratio", ge=0
+    )
+    coverage_penalty: float = knobs.knob(
+        0.0,
+        "beta of the penalty for source tokens that got little attention (Wu et al. 2016)",
+        ge=0,
+        why="0 = none; needs a model that attends",
+    )
+    no_repeat_ngram_size: int = knobs.knob(
+        0, "no sequence of so many tokens comes twice; 0 = all may", unit="tokens", ge=0
+    )
+    repetition_penalty: float = knobs.knob(
+        1.0,
+        "what the log-probability of a token that is there already is multiplied with",
+        ge=1,
+        unit="factor",
+        why="1 = nothing changes",
+    )
+    sample: bool = knobs.knob(
+        False, "draw each token from the model instead of searching for the likeliest sentence"
+    )
+    temperature: float = knobs.knob(
+        1.0, "what logits are divided by before drawing; below 1 = likelier tokens", gt=0
+    )
+    top_k: int = knobs.knob(0, "draw from so many likeliest tokens; 0 = all", unit="tokens", ge=0)
+    top_p: float = knobs.knob(
+        1.0, "draw from the likeliest tokens that have this share of probability", gt=0, le=1
+    )
+    seed: int = knobs.knob(
+        1,
+        "of the drawing: a seed, a source text and a number of the sample give one output",
+        ge=0,
+        lt=2**63,
+        why="the same output in any batch and any order",
+    )
+    alignments: bool = knobs.knob(
+        False, "find for each target word the source word that it attends to most"
+    )
+    replace_unknown: bool = knobs.knob(
+        False, "put the source word that it attends to most in place of an unknown word"
+    )
+    token_scores: bool = knobs.knob(False, "keep the log-probability of each token")
+    diversity_groups: int = knobs.knob(
+        1,
+        "the beam is split into so many groups, which avoid each other's tokens",
+        unit="groups",
+        ge=1,
+        why="1 = an ordinary beam (Vijayakumar et al. 2016)",
+    )
+    diversity_penalty: float = knobs.knob(
+        0.5, "what a token costs for each hypothesis of an earlier group that takes it", ge=0
+    )
     max_src_tokens: int = knobs.knob(
         1024, "longer sources are cut there, which stderr counts", unit="tokens", ge=1
     )
@@ -100,11 +153,25 @@ class DecodingConfig(Section):
                 "min_length: has to be below max_length "
                 f"(given: {self.min_length} and {self.max_length})"
             )
+        if self.beam_size % self.diversity_groups:
+            raise ValueError(
+                "diversity_groups: wants a divisor of beam_size "
+                f"(given: {self.diversity_groups} groups, beam {self.beam_size})"
+            )
         return self
 
     def inapplicable(self) -> dict[str, str]:
         """Returns the settings that the others make meaningless: name to reason."""
-        return {"patience": "exact_stop has a rule of its own"} if self.exact_stop else {}
+        reasons = {"patience": "exact_stop has a rule of its own"} if self.exact_stop else {}
+        if self.sample:
+            names = ("exact_stop", "patience", "diversity_groups", "beam_size")
+            reasons |= dict.fromkeys(names, "sampling searches for nothing")
+        else:
+            names = ("temperature", "top_k", "top_p", "seed")
+            reasons |= dict.fromkeys(names, "nothing is drawn without sample")
+        if self.sample or self.diversity_groups == 1:
+            reasons["diversity_penalty"] = "there are no groups"
+        return reasons
 
 
 class Config(Section):

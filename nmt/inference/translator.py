@@ -8,11 +8,15 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
+from nmt.inference import alignments, requests
 from nmt.models import base
 from nmt.runtime import device as devices
-from nmt.search import beam
+from nmt.search import beam, forced
 from nmt.search import settings as search_settings
 from nmt.text import tokenizer
+
+# A model that finds so many ways to spell what is to be avoided will find more.
+MAX_ROUNDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +25,30 @@ class Translation:
 
     Attributes:
         text: the translation, without line breaks.
-        score: log-probability over the length penalty; higher is better. 0 for a blank line, -inf
-            where the search found nothing.
+        score: log-probability over the length penalty, and other penalties that were asked for;
+            higher is better. 0 for a blank line, -inf where the search found nothing.
         log_probability: sum over the target tokens, EOS included.
         tokens: target ids, without BOS and EOS.
+        pieces: the tokens as they are written, EOS included; None where nobody asked.
+        token_scores: the log-probability of each of them; likewise.
+        alignment: source word and target word of each target word; likewise.
     """
 
     text: str
     score: float = 0.0
     log_probability: float = 0.0
     tokens: tuple[int, ...] = ()
+    pieces: tuple[str, ...] | None = None
+    token_scores: tuple[float, ...] | None = None
+    alignment: alignments.Alignment | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one request: translations, or an error in words."""
+
+    translations: list[Translation]
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +59,33 @@ class Texts:
     tgt: tokenizer.Tokenizer
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line on its way to the search: its request, in text and in ids, and its place."""
+
+    index: int
+    asked: requests.Request
+    planned: search_settings.Request
+    source: list[int]
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether more is wanted than the search says."""
+        decoding = self.asked.decoding
+        return decoding.token_scores or self.has_attention
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether attention is among that."""
+        return self.asked.decoding.alignments or self.asked.decoding.replace_unknown
+
+
 class Translator:
     """A model with its tokenizers, ready to translate lines.
 
     Attributes:
         num_cut: source lines so far that were longer than the limit and were cut.
+        default: what is asked of a line of which nothing else is said.
     """
 
     def __init__(
@@ -75,13 +115,34 @@ class Translator:
         self._texts = texts
         self._arithmetic = arithmetic
         self._batch_sentences = batch_sentences
-        self._batch_tokens = max(decoding.batch_tokens // decoding.beam_size, 1)
-        self._settings = _search_settings(decoding, num_best, model.max_tgt_positions)
+        self._batch_tokens = decoding.batch_tokens
+        self._planner = requests.Planner(model, texts.tgt)
+        self._planner.settings(decoding, num_best)
+        self.default = requests.Request("", decoding, num_best)
         limits = [decoding.max_src_tokens, model.max_src_positions]
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         ids = texts.tgt.vocab
-        self._ids = beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
+        self._ids = beam.SpecialIds(
+            bos=ids.bos_id,
+            eos=ids.eos_id,
+            pad=ids.pad_id,
+            continuing=self._planner.continuing,
+        )
         self.num_cut = 0
+
+    def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
+        """Refuses a request before any work, if it is impossible.
+
+        Args:
+            request: what is asked of every line.
+            with_constraints: whether lines will have constraints.
+
+        Raises:
+            errors.UsageError: an option is impossible, or does not go with others.
+        """
+        if with_constraints:
+            requests.check_constraints(self._planner.plan(request).settings)
+        self._planner.plan(request)
 
     def translate(self, lines: Sequence[str]) -> list[list[Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.
@@ -89,19 +150,41 @@ class Translator:
         Args:
             lines: text without line ends.
         """
-        num_best = self._settings.num_best
-        results: list[list[Translation]] = [[Translation("")] * num_best for _ in lines]
-        sources = self._encode(lines)
-        # Longest first: what does not fit in memory fails at once, and padding is small.
-        order = sorted(
-            (index for index, ids in enumerate(sources) if ids),
-            key=lambda index: (-len(sources[index]), index),
-        )
-        for chosen in self._cut([len(source) for source in sources], order):
-            found = self._search([sources[index] for index in chosen])
-            for index, hypotheses in zip(chosen, found, strict=True):
-                results[index] = self._texts_of(hypotheses)
-        return results
+        asked = [dataclasses.replace(self.default, text=line) for line in lines]
+        found = self.answer(asked)
+        for outcome in found:
+            if outcome.error is not None:
+                raise errors.UsageError(outcome.error)
+        return [outcome.translations for outcome in found]
+
+    def answer(self, asked: Sequence[requests.Request]) -> list[Outcome]:
+        """Returns what becomes of each request; one that is impossible harms no other.
+
+        Args:
+            asked: each with settings of its own, but that the limit of the source and the size of
+                batches are those of this translator.
+        """
+        outcomes: list[Outcome] = []
+        waiting: dict[tuple[object, ...], list[_Line]] = {}
+        sources = self._encode([request.text for request in asked])
+        for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
+            outcomes.append(Outcome([_blank(request)] * request.num_best))
+            try:
+                planned = self._planner.plan(request)
+            except errors.UsageError as error:
+                outcomes[index] = Outcome([], str(error))
+                continue
+            if source:
+                # A search is of one width and kind; constraints would slow down those without.
+                kind = (*planned.settings.kind, bool(planned.constraints))
+                waiting.setdefault(kind, []).append(_Line(index, request, planned, source))
+        for lines in waiting.values():
+            # Longest first: what does not fit in memory fails at once, and padding is small.
+            lines.sort(key=lambda line: (-len(line.source), line.index))
+            for batch in self._cut(lines):
+                for line, outcome in zip(batch, self._search(batch), strict=True):
+                    outcomes[line.index] = outcome
+        return outcomes
 
     def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns source ids with EOS, cut to the limit; empty for blank lines."""
@@ -116,60 +199,156 @@ class Translator:
             sources.append([*ids[: limit - 1], eos])
         return sources
 
-    def _cut(self, lengths: Sequence[int], order: Sequence[int]) -> Iterator[list[int]]:
+    def _cut(self, lines: Sequence[_Line]) -> Iterator[Sequence[_Line]]:
         """Cuts sorted lines into batches by sentences or, padding included, by tokens."""
+        budget = max(self._batch_tokens // lines[0].planned.settings.num_hypotheses, 1)
         begin = 0
-        while begin < len(order):
-            size = self._batch_sentences or max(self._batch_tokens // lengths[order[begin]], 1)
-            yield list(order[begin : begin + size])
+        while begin < len(lines):
+            size = self._batch_sentences or max(budget // len(lines[begin].source), 1)
+            yield lines[begin : begin + size]
             begin += size
 
-    def _search(self, sources: Sequence[Sequence[int]]) -> list[list[beam.Hypothesis]]:
-        tensors = [torch.tensor(source) for source in sources]
-        src_BS, src_mask_BS = batches.pad(tensors, self._texts.src.vocab.pad_id)
+    def _search(self, lines: Sequence[_Line]) -> list[Outcome]:
+        """Returns the outcomes of one batch."""
         device = self._arithmetic.device
+        tensors = [torch.tensor(line.source) for line in lines]
+        src_BS, src_mask_BS = batches.pad(tensors, self._texts.src.vocab.pad_id)
+        src_BS, src_mask_BS = src_BS.to(device), src_mask_BS.to(device)
         with self._arithmetic.autocast():
-            return beam.search(
-                self._model, src_BS.to(device), src_mask_BS.to(device), self._settings, self._ids
-            )
-
-    def _texts_of(self, hypotheses: Sequence[beam.Hypothesis]) -> list[Translation]:
-        """Returns exactly `num_best` translations; what the search did not find is empty."""
-        found = [
-            Translation(
-                self._texts.tgt.decode(list(hypothesis.tokens)),
-                hypothesis.score,
-                hypothesis.log_probability,
-                hypothesis.tokens,
-            )
-            for hypothesis in hypotheses
+            found = self._found(lines, src_BS, src_mask_BS)
+            traced = [i for i, line in enumerate(lines) if line.is_traced and found[i]]
+            traces: dict[int, forced.Trace] = {}
+            if traced:
+                rows = torch.tensor(traced, device=device)
+                trace = forced.trace(
+                    self._model,
+                    src_BS[rows],
+                    src_mask_BS[rows],
+                    [[one.tokens for one in found[i]] for i in traced],
+                    self._ids,
+                    with_attention=any(lines[i].has_attention for i in traced),
+                ).on_host()
+                traces = {i: trace.of(place) for place, i in enumerate(traced)}
+        return [
+            self._outcome(line, own, traces.get(i))
+            for i, (line, own) in enumerate(zip(lines, found, strict=True))
         ]
+
+    def _found(
+        self, lines: Sequence[_Line], src_BS: torch.Tensor, src_mask_BS: torch.Tensor
+    ) -> list[list[beam.Hypothesis]]:
+        """Searches until nothing is found that spells an avoided phrase in another way."""
+        planned = [line.planned for line in lines]
+        found = beam.search(self._model, src_BS, src_mask_BS, planned, self._ids)
+        waiting = [i for i, line in enumerate(lines) if line.planned.avoid]
+        for round_ in range(MAX_ROUNDS):
+            again = []
+            for i in waiting:
+                tokens = [one.tokens for one in found[i]]
+                spellings = self._planner.other_spellings(planned[i], tokens)
+                if spellings:
+                    avoid = (*planned[i].avoid, *sorted(spellings))
+                    planned[i] = dataclasses.replace(planned[i], avoid=avoid)
+                    again.append(i)
+            if not again:
+                break
+            if round_ == MAX_ROUNDS - 1:
+                for i in again:
+                    found[i] = []
+                break
+            rows = torch.tensor(again, device=src_BS.device)
+            changed = [planned[i] for i in again]
+            searched = beam.search(self._model, src_BS[rows], src_mask_BS[rows], changed, self._ids)
+            for i, own in zip(again, searched, strict=True):
+                found[i] = own
+            waiting = again
+        return found
+
+    def _outcome(
+        self, line: _Line, found: Sequence[beam.Hypothesis], trace: forced.Trace | None
+    ) -> Outcome:
+        """Returns exactly `num_best` translations; what the search did not find is empty."""
+        for name in ("constraints", "avoid"):
+            if not found and getattr(line.planned, name):
+                return Outcome([], f"{name}: cannot be met beside the other options of this line.")
+        translations = [
+            Translation(
+                self._texts.tgt.decode(list(one.tokens)),
+                one.score,
+                one.log_probability,
+                one.tokens,
+            )
+            for one in found
+        ]
+        if trace is not None:
+            translations = [
+                self._explained(line, one, trace.of(place))
+                for place, one in enumerate(translations)
+            ]
         missing = Translation("", score=float("-inf"), log_probability=float("-inf"))
-        return found + [missing] * (self._settings.num_best - len(found))
+        return Outcome(translations + [missing] * (line.asked.num_best - len(found)))
+
+    def _explained(self, line: _Line, found: Translation, trace: forced.Trace) -> Translation:
+        """Returns a translation with what its line asks for besides."""
+        decoding, vocab = line.asked.decoding, self._texts.tgt.vocab
+        if decoding.token_scores:
+            tokens = [*found.tokens, vocab.eos_id]
+            found = dataclasses.replace(
+                found,
+                pieces=tuple(vocab.pieces[token] for token in tokens),
+                token_scores=tuple(trace.log_probs_BKT[: len(tokens)].tolist()),
+            )
+        if not (decoding.alignments or decoding.replace_unknown):
+            return found
+        assert trace.attention_BKTS is not None, "the planner has seen to it"
+        attention_TS = trace.attention_BKTS[: len(found.tokens)]
+        surfaces = self._texts.src.surfaces(line.asked.text)[: len(line.source) - 1]
+        src_words = alignments.words_of(surfaces)
+        if decoding.alignments:
+            # Unknown pieces are written as words of their own.
+            pieces = [
+                " \u2047 " if token == vocab.unk_id else vocab.pieces[token]
+                for token in found.tokens
+            ]
+            aligned = alignments.align(attention_TS, src_words, alignments.words_of(pieces))
+            found = dataclasses.replace(found, alignment=aligned)
+        if decoding.replace_unknown and vocab.unk_id in found.tokens:
+            words = self._words(line.asked.text)
+            best = alignments.best_sources(attention_TS, src_words)
+            text = self._replaced(found.tokens, [words[word] for word in best])
+            found = dataclasses.replace(found, text=text)
+        return found
+
+    def _words(self, text: str) -> list[str]:
+        """Returns the words of a source as they are written, or normalised where that splits some."""
+        normalized = self._texts.src.normalize(text).replace(tokenizer.SPACE, " ").split()
+        written = text.split()
+        return written if len(written) == len(normalized) else normalized
+
+    def _replaced(self, tokens: Sequence[int], words: Sequence[str]) -> str:
+        """Returns the text with a source word in place of every unknown piece.
+
+        Args:
+            tokens: target ids.
+            words: a source word for each of them.
+        """
+        parts: list[str] = []
+        known: list[int] = []
+        for token, word in zip(tokens, words, strict=True):
+            if token == self._texts.tgt.vocab.unk_id:
+                parts += [self._texts.tgt.decode(known), word]
+                known = []
+            else:
+                known.append(token)
+        parts.append(self._texts.tgt.decode(known))
+        return " ".join(part.strip() for part in parts if part.strip())
 
 
-def _search_settings(
-    decoding: schema.DecodingConfig, num_best: int, max_positions: int | None
-) -> search_settings.SearchSettings:
-    if num_best < 1:
-        raise errors.UsageError(f"--nbest: wants at least 1 (given: {num_best}).")
-    if num_best > decoding.beam_size:
-        raise errors.UsageError(
-            f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "
-            "Raise --beam-size, or lower --nbest."
-        )
-    if max_positions is not None and decoding.min_length >= max_positions:
-        raise errors.UsageError(
-            f"decoding.min_length: this model has {max_positions} target positions "
-            f"(given: {decoding.min_length}). Lower it."
-        )
-    return search_settings.SearchSettings(
-        beam_size=decoding.beam_size,
-        num_best=num_best,
-        length_penalty=decoding.length_penalty,
-        min_length=decoding.min_length,
-        max_length=decoding.max_length,
-        max_length_ratio=decoding.max_length_ratio,
-        patience=decoding.patience,
-        exact_stop=decoding.exact_stop,
+def _blank(request: requests.Request) -> Translation:
+    """Returns the translation of a blank line, with all that was asked for."""
+    return Translation(
+        "",
+        pieces=() if request.decoding.token_scores else None,
+        token_scores=() if request.decoding.token_scores else None,
+        alignment=() if request.decoding.alignments else None,
     )

@@ -7,6 +7,7 @@ tokens; a model that was trained never produces them. Sorting by length, cutting
 batches and restoring the order is left to it.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from nmt import errors
 from nmt.config import schema
-from nmt.inference import loading, translator
+from nmt.inference import loading, requests, translator
 from nmt.interop import ctranslate2_folder, ctranslate2_spec
 
 
@@ -24,6 +25,7 @@ class Engine:
     """An exported model, ready to translate lines.
 
     Attributes:
+        default: what is asked of a line of which nothing else is said.
         num_cut: source lines so far that were longer than the limit and were cut.
     """
 
@@ -76,7 +78,31 @@ class Engine:
                 f"{path}: CTranslate2 {package.__version__} cannot load it "
                 f"({str(error).splitlines()[0]}). Export the model again with this version."
             ) from error
+        self.default = requests.Request("", decoding, num_best)
         self.num_cut = 0
+
+    def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
+        """Refuses what this engine cannot do.
+
+        Raises:
+            errors.UsageError: a request has more than a text.
+        """
+        if with_constraints or request != dataclasses.replace(self.default, text=request.text):
+            raise errors.UsageError(
+                "CTranslate2 takes the same settings for all lines, without prefixes and constraints. "
+                "Leave them out, or take --engine nmt."
+            )
+
+    def answer(self, asked: Sequence[requests.Request]) -> list[translator.Outcome]:
+        """Returns the translations of each request.
+
+        Raises:
+            errors.UsageError: see `check`.
+        """
+        for request in asked:
+            self.check(request)
+        found = self.translate([request.text for request in asked])
+        return [translator.Outcome(translations) for translations in found]
 
     def set_batch_sentences(self, number: int) -> None:
         """Sets the sentences of a batch, at least 1."""

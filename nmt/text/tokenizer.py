@@ -99,6 +99,11 @@ class Tokenizer:
         ids: list[list[int]] = self._processor.EncodeAsIds([self._clean(text) for text in texts])
         return ids
 
+    def surfaces(self, text: str) -> list[str]:
+        """Returns the pieces of a text as it is written, also what no piece of the model covers."""
+        pieces: list[str] = self._processor.EncodeAsPieces(self._clean(text))
+        return pieces
+
     def normalize(self, text: str) -> str:
         """Returns a text as SentencePiece cuts it: normalised, with signs for spaces."""
         normalized: str = self._processor.Normalize(self._clean(text))

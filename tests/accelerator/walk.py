@@ -114,15 +114,31 @@ def search(model: seq2seq.Seq2Seq, piece: batches.Piece) -> None:
             return [num_asked > 3 or row == 0 for row in range(tensor.shape[0])]
         return zeros(tensor.shape)
 
-    def made(numbers: list[int], device: torch.device) -> torch.Tensor:
-        return torch.empty(len(numbers), dtype=torch.int64, device=device)
+    def made(numbers: list, device: torch.device) -> torch.Tensor:
+        return torch.empty(torch.tensor(numbers).shape, dtype=torch.int64, device=device)
+
+    def made_floats(numbers: list[float], device: torch.device) -> torch.Tensor:
+        return torch.empty(len(numbers), dtype=torch.float64, device=device)
 
     # In inference mode torch copies to a made-up device by a way that fake tensors do not know.
-    hosting.to_host, hosting.to_device = scripted, made
-    settings = search_settings.SearchSettings(beam_size=3, num_best=2)
+    hosting.to_host, hosting.to_device, hosting.floats_to_device = scripted, made, made_floats
     ids = beam.SpecialIds(bos=VOCAB.bos_id, eos=VOCAB.eos_id, pad=VOCAB.pad_id)
-    found = beam.search(model, piece.src_BS, piece.src_mask_BS, settings, ids)
-    assert [len(hypotheses) for hypotheses in found] == [2] * len(SENTENCES)
+    penalties = {"no_repeat_ngram_size": 2, "repetition_penalty": 1.5, "min_length": 1}
+    penalties |= {"coverage_penalty": 0.1} if model.attends else {}
+    for settings, phrases in (
+        ({"beam_size": 3}, {}),
+        ({"beam_size": 3, **penalties}, {"prefix": (5,), "avoid": ((8, 9), (9,))}),
+        ({"beam_size": 4, "diversity_groups": 2, "diversity_penalty": 0.5}, {}),
+        ({"sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.9}, {}),
+        ({"beam_size": 3, "exact_stop": True}, {"constraints": ((5, 6), (7,))}),
+    ):
+        num_asked = 0
+        request = search_settings.Request(
+            search_settings.SearchSettings(num_best=2, **settings), **phrases
+        )
+        requests = [request] * len(SENTENCES)
+        found = beam.search(model, piece.src_BS, piece.src_mask_BS, requests, ids)
+        assert [len(hypotheses) for hypotheses in found] == [2] * len(SENTENCES)
 
 
 def zeros(shape: torch.Size) -> Numbers:

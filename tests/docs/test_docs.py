@@ -54,7 +54,7 @@ def demo() -> None:
     assert cli.main(["train", "config.yaml", "--quiet"]) == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/decoding.md"])
 def test_every_command_is_one_that_exists(name: str):
     found = commands((ROOT / name).read_text(encoding="utf-8"))
     assert found

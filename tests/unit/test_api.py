@@ -3,6 +3,7 @@
 import inspect
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_public_names_are_exactly_those_listed():
     }
     assert own == {"Model", "Translation", "load"}
     methods = {name for name in vars(api.Model) if not name.startswith("_")}
-    assert methods == {"translate", "translate_nbest", "score"}
+    assert methods == {"translate", "translate_nbest", "translate_requests", "score"}
     assert list(api.Translation.__dataclass_fields__) == ["text", "score"]
 
 
@@ -235,3 +236,56 @@ def test_what_cannot_be_loaded_is_an_error_of_ours(run_dir, tmp_path):
         api.load(run_dir, device="gpu")
     with pytest.raises(errors.UsageError, match="precision"):
         api.load(run_dir, device="cpu", precision="fp16")
+
+
+def test_requests_are_answered_each_on_its_own(run_dir):
+    model = api.load(run_dir)
+    objects = [
+        {"text": LINES[0], "id": 1},
+        {"text": LINES[1], "constraints": ["b", "ca"], "nbest": 2},
+        {"text": LINES[2], "target_prefix": "a b"},
+        {"text": LINES[3], "constraints": ["日本"], "id": 4},
+        {"text": LINES[4], "target_prefix": "日本"},
+        {"text": LINES[5], "avoid": ["日本"]},
+        {"text": LINES[6], "beam_size": "wide"},
+        {"text": ""},
+    ]
+    answers = model.translate_requests(objects, beam_size=4)
+    best = model.translate([LINES[0], LINES[5]], beam_size=4)
+    assert answers[0]["translation"] == best[0] and answers[0]["id"] == 1
+    assert all("b" in text and "ca" in text for text in answers[1]["translations"])
+    assert len(answers[1]["scores"]) == 2
+    assert answers[2]["translation"].startswith("a b")
+    assert "constraints: the target vocabulary cannot spell it" in answers[3]["error"]
+    assert answers[3]["id"] == 4
+    assert "target_prefix: the target vocabulary cannot spell it" in answers[4]["error"]
+    assert answers[5]["translation"] == best[1]
+    assert "--beam-size: wants a whole number" in answers[6]["error"]
+    assert answers[7] == {"translation": "", "score": 0.0}
+
+
+def test_unknown_words_are_replaced_by_words_of_the_source(run_dir):
+    model = api.load(run_dir)
+    options = {"sample": True, "temperature": 5.0, "seed": 2}
+    plain = model.translate(LINES, **options)
+    replaced = model.translate(LINES, replace_unknown=True, **options)
+    assert sum("\u2047" in text for text in plain) > 5
+    for line, before, after in zip(LINES, plain, replaced, strict=True):
+        if "\u2047" not in before:
+            assert after == before
+            continue
+        known = [re.escape(part.strip()) for part in before.split("\u2047")]
+        match = re.fullmatch(r"\s*(\S+)\s*".join(known), after)
+        assert match is not None, (before, after)
+        assert all(word in line.split() for word in match.groups())
+
+
+def test_what_needs_attention_is_refused_without_it(run_dir, monkeypatch):
+    model = api.load(run_dir)
+    monkeypatch.setattr(model._loaded.model, "attends", False)
+    for name, value in (("alignments", True), ("replace_unknown", True), ("coverage_penalty", 0.2)):
+        with pytest.raises(errors.UsageError, match=f"{name}: this model has no attention"):
+            model.translate(LINES[:1], **{name: value})
+        (answer,) = model.translate_requests([{"text": "a", name: value}])
+        assert "no attention" in answer["error"]
+    assert model.translate(LINES[:1], token_scores=True)[0] is not None

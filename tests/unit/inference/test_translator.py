@@ -1,7 +1,9 @@
 """Lines in, lines out: as many, in order, and each translated as if it were alone."""
 
+import dataclasses
 import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,9 +66,10 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     search = beam.search
 
-    def spy(model, src_BS, src_mask_BS, settings, ids):
+    def spy(model, src_BS, src_mask_BS, requests, ids):
+        settings = requests[0].settings
         calls.append({"ids": src_BS, "mask": src_mask_BS, "settings": settings, "special": ids})
-        return search(model, src_BS, src_mask_BS, settings, ids)
+        return search(model, src_BS, src_mask_BS, requests, ids)
 
     monkeypatch.setattr(beam, "search", spy)
     return calls
@@ -201,7 +204,8 @@ def test_settings_and_special_ids_reach_the_search(rnn, make, texts, corpus, sea
     make(rnn, patience=2.5).translate(corpus[:1])
     assert searched[1]["settings"].patience == 2.5
     ids = texts.tgt.vocab
-    assert searched[0]["special"] == beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
+    special = searched[0]["special"]
+    assert (special.bos, special.eos, special.pad) == (ids.bos_id, ids.eos_id, ids.pad_id)
 
 
 def test_a_translation_is_its_tokens_decoded_with_their_score(model, make, texts, corpus):
@@ -270,3 +274,35 @@ def test_lower_precisions_translate_every_line(make_model, texts, corpus, family
         scores[precision] = [one.score for translations in found for one in translations]
         assert all(math.isfinite(score) for score in scores[precision])
     assert scores["bf16"] != scores["fp32"]
+
+
+def test_what_is_to_be_avoided_is_not_spelled_in_another_way_either(make, rnn, corpus, texts):
+    """Random models spell words in any pieces: what comes out is avoided, round by round."""
+    machine = make(rnn, sample=True, temperature=3.0, seed=1)
+    num_words = num_others = 0
+    for line in corpus[:70]:
+        (found,) = machine.translate([line])[0]
+        words = [word for word in found.text.split() if word.isalnum()]
+        for word in words[:2]:
+            pieces = texts.tgt.encode(word)
+            num_others += not any(
+                list(found.tokens[i : i + len(pieces)]) == pieces for i in range(len(found.tokens))
+            )
+            asked = dataclasses.replace(machine.default, text=line, avoid=(word,))
+            (outcome,) = machine.answer([asked])
+            assert outcome.error is None
+            assert word not in outcome.translations[0].text.split()
+            num_words += 1
+    assert num_words > 20 and num_others > 3
+
+
+def test_a_constraint_ends_where_its_word_ends(make, rnn, corpus):
+    machine = make(rnn, max_length=30)
+    words = sorted({word for line in corpus[:20] for word in line.split()})[:30]
+    asked = [
+        dataclasses.replace(machine.default, text=corpus[i], constraints=(word,))
+        for i, word in enumerate(words)
+    ]
+    for request, outcome in zip(asked, machine.answer(asked), strict=True):
+        text = outcome.translations[0].text
+        assert re.search(rf"(?<!\w){re.escape(request.constraints[0])}(?![a-zäß])", text), text

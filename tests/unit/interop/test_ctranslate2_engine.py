@@ -1,5 +1,6 @@
 """Lines through CTranslate2 follow the rules of our own translator; other meanings are refused."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -123,3 +124,22 @@ def test_a_folder_begins_with_its_own_settings(exported: Path):
     note = ctranslate2_folder.read(exported)
     assert note.decoding_config().length_penalty == 0.0
     assert ctranslate2_engine.load(exported)._max_length == 40
+
+
+def test_requests_are_answered_line_by_line(exported: Path, corpus: list[str]):
+    machine = ctranslate2_engine.load(exported, settings())
+    asked = [dataclasses.replace(machine.default, text=line) for line in [*corpus[:3], ""]]
+    found = [outcome.translations for outcome in machine.answer(asked)]
+    assert found == machine.translate([*corpus[:3], ""])
+    assert all(outcome.error is None for outcome in machine.answer(asked))
+
+
+@pytest.mark.parametrize(
+    "change", [{"target_prefix": "a"}, {"constraints": ("a",)}, {"avoid": ("a",)}, {"num_best": 2}]
+)
+def test_requests_for_more_than_a_text_are_refused(exported: Path, change: dict):
+    machine = ctranslate2_engine.load(exported, settings())
+    with pytest.raises(errors.UsageError, match="take --engine nmt"):
+        machine.answer([dataclasses.replace(machine.default, **change)])
+    with pytest.raises(errors.UsageError, match="take --engine nmt"):
+        machine.check(machine.default, with_constraints=True)

@@ -8,6 +8,11 @@ from nmt.search import settings as search_settings
 SETTINGS = search_settings.SearchSettings
 
 
+def _max_lengths(settings, src_lengths, max_positions):
+    requests = [search_settings.Request(settings)] * len(src_lengths)
+    return search_settings.limits(requests, src_lengths, max_positions).max_lengths_B
+
+
 @pytest.mark.parametrize(
     ("length", "alpha", "expected"),
     [
@@ -70,13 +75,11 @@ def test_a_sentence_is_done_at_beam_times_patience_finished(
 def test_the_longest_target_follows_from_the_source_and_the_limits(
     options, src_length, max_positions, expected
 ):
-    lengths = search_settings.max_lengths(
-        SETTINGS(**options), torch.tensor([src_length]), max_positions
-    )
+    lengths = _max_lengths(SETTINGS(**options), torch.tensor([src_length]), max_positions)
     assert lengths.tolist() == [expected]
     assert lengths.dtype == torch.int64
 
 
 def test_each_sentence_has_a_limit_of_its_own():
-    lengths = search_settings.max_lengths(SETTINGS(), torch.tensor([7, 1, 300]), None)
+    lengths = _max_lengths(SETTINGS(), torch.tensor([7, 1, 300]), None)
     assert lengths.tolist() == [41, 23, 512]

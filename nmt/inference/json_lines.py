@@ -1,0 +1,114 @@
+"""JSON objects in and out, one for each line, with the field names that Sockeye made known.
+
+In: `text`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its name in the
+configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
+`alignment`, `tokens`, `token_scores`; or `error`. All other fields are passed through.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nmt import errors
+from nmt.config import loading as config_loading
+from nmt.config import schema
+from nmt.inference import alignments, requests, translator
+
+# Options that belong to the whole run, not to a line.
+GLOBAL_OPTIONS = {"precision", "batch_tokens", "max_src_tokens"}
+OPTIONS = frozenset(schema.DecodingConfig.model_fields) - GLOBAL_OPTIONS
+FIELDS = frozenset({"text", "target_prefix", "constraints", "avoid", "nbest"}) | OPTIONS
+
+
+def parse_line(line: str) -> dict[str, Any]:
+    """Returns the object that a line holds.
+
+    Raises:
+        errors.DataError: it holds none.
+    """
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise errors.DataError(f"is no JSON ({error}).") from error
+    if not isinstance(fields, dict):
+        raise errors.DataError(f"wants a JSON object (given: {line.strip()[:40]}).")
+    return fields
+
+
+def request_of(fields: Mapping[str, Any], default: requests.Request) -> requests.Request:
+    """Returns what an object asks for.
+
+    Args:
+        fields: of the object.
+        default: what holds where the object says nothing; its text counts for nothing.
+
+    Raises:
+        errors.NMTError: a field has the wrong type, or an option is wrong.
+    """
+    options = {name: _option(fields[name], name) for name in fields if name in OPTIONS}
+    decoding = default.decoding
+    if options:
+        decoding = config_loading.apply_decoding_flags(decoding, options)
+    num_best = fields.get("nbest", default.num_best)
+    if not isinstance(num_best, int) or isinstance(num_best, bool):
+        raise errors.DataError(f"nbest: wants a whole number (given: {num_best!r}).")
+    return requests.Request(
+        _text(fields, "text", None),
+        decoding,
+        num_best=num_best,
+        target_prefix=_text(fields, "target_prefix", default.target_prefix),
+        constraints=_texts(fields, "constraints", default.constraints),
+        avoid=_texts(fields, "avoid", default.avoid),
+    )
+
+
+def object_of(outcome: translator.Outcome, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the object that answers another one.
+
+    Args:
+        outcome: the translations, or the error.
+        fields: of the object that asked.
+    """
+    passed = {name: value for name, value in fields.items() if name not in FIELDS}
+    if outcome.error is not None:
+        return {**passed, "error": outcome.error}
+    best = outcome.translations[0]
+    answer: dict[str, Any] = {"translation": best.text, "score": _number(best.score)}
+    if len(outcome.translations) > 1:
+        answer["translations"] = [one.text for one in outcome.translations]
+        answer["scores"] = [_number(one.score) for one in outcome.translations]
+    if best.alignment is not None:
+        answer["alignment"] = alignments.pharaoh(best.alignment)
+    if best.token_scores is not None:
+        answer["tokens"] = list(best.pieces or ())
+        answer["token_scores"] = list(best.token_scores)
+    return {**passed, **answer}
+
+
+def _number(score: float) -> float | None:
+    """Returns null for a translation that is not there: JSON knows no infinity."""
+    return None if score == float("-inf") else score
+
+
+def _option(value: Any, name: str) -> Any:
+    """Returns a whole number as a float where the option is one: JSON makes no difference."""
+    is_float = schema.DecodingConfig.model_fields[name].annotation is float
+    if value is None:
+        raise errors.DataError(f"{name}: wants a value (given: null).")
+    return float(value) if is_float and type(value) is int else value
+
+
+def _text(fields: Mapping[str, Any], name: str, default: str | None) -> str:
+    value = fields.get(name, default)
+    if value is None and name not in fields:
+        raise errors.DataError(f"{name}: missing. Every line wants it.")
+    if not isinstance(value, str):
+        raise errors.DataError(f"{name}: wants text in quotes (given: {value!r}).")
+    return value
+
+
+def _texts(fields: Mapping[str, Any], name: str, default: Sequence[str]) -> tuple[str, ...]:
+    value = fields.get(name, default)
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise errors.DataError(f"{name}: wants a list of texts (given: {value!r}).")
+    return tuple(value)

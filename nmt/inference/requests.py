@@ -1,0 +1,235 @@
+"""What is asked of one line, and its way into the ids that the search works with."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from nmt import errors
+from nmt.config import schema
+from nmt.models import base
+from nmt.search import constraints
+from nmt.search import settings as search_settings
+from nmt.text import boundaries, tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One line to translate.
+
+    Attributes:
+        text: the source, without a line end.
+        decoding: the settings of this line.
+        num_best: translations wanted.
+        target_prefix: what every translation begins with.
+        constraints: words or phrases that every translation contains, each as often as it is given.
+        avoid: words or phrases that no translation contains.
+    """
+
+    text: str
+    decoding: schema.DecodingConfig
+    num_best: int = 1
+    target_prefix: str = ""
+    constraints: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+
+
+class Planner:
+    """Turns requests into those of the search, and refuses what cannot be.
+
+    Attributes:
+        continuing: target ids that go on with the word before them.
+    """
+
+    def __init__(self, model: base.Model, tgt: tokenizer.Tokenizer) -> None:
+        """Takes the model, for its abilities, and the target tokenizer."""
+        self._model = model
+        self._tgt = tgt
+        self.continuing = boundaries.continuing_ids(tgt.vocab)
+        self._known: dict[tuple[schema.DecodingConfig, int], search_settings.SearchSettings] = {}
+
+    def settings(
+        self, decoding: schema.DecodingConfig, num_best: int
+    ) -> search_settings.SearchSettings:
+        """Returns the settings of the search.
+
+        Raises:
+            errors.UsageError: they do not fit each other or the model.
+        """
+        key = (decoding, num_best)
+        if key not in self._known:
+            _check(decoding, num_best, self._model)
+            self._known[key] = _search_settings(decoding, num_best)
+        return self._known[key]
+
+    def plan(self, request: Request) -> search_settings.Request:
+        """Returns what the search is asked for.
+
+        Raises:
+            errors.UsageError: an option is impossible.
+        """
+        settings = self.settings(request.decoding, request.num_best)
+        if not (request.target_prefix or request.constraints or request.avoid or settings.sample):
+            return search_settings.Request(settings)
+        if request.constraints:
+            check_constraints(settings)
+        prefix = self._spelled(request.target_prefix, "target_prefix")
+        phrases = tuple(self._phrases(request.constraints, "constraints"))
+        planned = search_settings.Request(
+            settings,
+            prefix=tuple(prefix),
+            avoid=tuple(self._avoided(request.avoid)),
+            constraints=phrases,
+            closed=self._closed(request.constraints, phrases),
+            sample_key=_key(request.text) if settings.sample else 0,
+        )
+        self._check_room(planned)
+        for phrase, text in zip(planned.constraints, request.constraints, strict=True):
+            if any(_contains(phrase, avoided) for avoided in planned.avoid):
+                raise errors.UsageError(f"constraints: {text!r} is to be avoided, too. Remove one.")
+        return planned
+
+    def other_spellings(
+        self, planned: search_settings.Request, found: Sequence[search_settings.Phrase]
+    ) -> set[search_settings.Phrase]:
+        """Returns the tokens with which translations spell what is to be avoided.
+
+        The search forbids a phrase as the tokenizer cuts it; a model may cut it in other ways.
+
+        Args:
+            planned: what was searched for.
+            found: the tokens of the translations.
+        """
+        return {
+            spelling
+            for phrase in planned.avoid
+            for tokens in found
+            for spelling in self._spellings(phrase, tokens, len(planned.prefix))
+        }
+
+    def _spellings(
+        self, phrase: search_settings.Phrase, tokens: search_settings.Phrase, num_forced: int
+    ) -> Iterator[search_settings.Phrase]:
+        """Yields each part of a translation that reads like a phrase, as a word of its own."""
+        text = self._tgt.decode(phrase).strip()
+        if not text or text not in self._tgt.decode(tokens):
+            return
+        for begin in range(len(tokens)):
+            if begin and tokens[begin] in self.continuing:
+                continue
+            for end in range(begin + 1, len(tokens) + 1):
+                own = self._tgt.decode(tokens[begin:end]).strip()
+                if len(own) > len(text):
+                    break
+                is_cut = (
+                    boundaries.is_letter(text[-1]) and {*tokens[end : end + 1]} & self.continuing
+                )
+                if own == text and end > num_forced and not is_cut:
+                    yield tuple(tokens[begin:end])
+
+    def _closed(
+        self, texts: Sequence[str], phrases: Sequence[search_settings.Phrase]
+    ) -> tuple[bool, ...]:
+        """Returns which phrases end in a word that has to end with them."""
+        if any(phrase[0] in self.continuing for phrase in phrases):
+            return ()
+        return tuple(boundaries.is_letter(text.rstrip()[-1]) for text in texts)
+
+    def _phrases(self, texts: Sequence[str], name: str) -> Iterator[search_settings.Phrase]:
+        for text in texts:
+            phrase = self._spelled(text, name)
+            if not phrase:
+                raise errors.UsageError(f"{name}: a phrase may not be empty.")
+            yield tuple(phrase)
+
+    def _avoided(self, texts: Sequence[str]) -> Iterator[search_settings.Phrase]:
+        """Yields phrases; what the vocabulary cannot spell is avoided by that already."""
+        for text in texts:
+            phrase = self._tgt.encode(text)
+            if not phrase:
+                raise errors.UsageError("avoid: a phrase may not be empty.")
+            if self._tgt.vocab.unk_id not in phrase:
+                yield tuple(phrase)
+
+    def _spelled(self, text: str, name: str) -> list[int]:
+        ids = self._tgt.encode(text) if text else []
+        if self._tgt.vocab.unk_id in ids:
+            raise errors.UsageError(
+                f"{name}: the target vocabulary cannot spell it (given: {text!r}). "
+                "Give known words, or train with tokenizer.byte_fallback."
+            )
+        return ids
+
+    def _check_room(self, planned: search_settings.Request) -> None:
+        limit = planned.settings.max_length
+        if self._model.max_tgt_positions is not None:
+            limit = min(limit, self._model.max_tgt_positions)
+        for name, wanted in (
+            ("target_prefix", len(planned.prefix) + 1),
+            ("constraints", len(planned.prefix) + constraints.num_missing(planned) + 1),
+        ):
+            if wanted > limit:
+                raise errors.UsageError(
+                    f"{name}: wants {wanted} target tokens, more than the longest translation has "
+                    f"({limit}). Shorten it, or raise max_length."
+                )
+
+
+def check_constraints(settings: search_settings.SearchSettings) -> None:
+    """Refuses settings that do not go with constraints.
+
+    Raises:
+        errors.UsageError: they do not.
+    """
+    for name, is_used in (
+        ("sample", settings.sample),
+        ("diversity_groups", settings.diversity_groups > 1),
+    ):
+        if is_used:
+            raise errors.UsageError(f"constraints: do not go with {name}. Remove one of them.")
+
+
+def _key(text: str) -> int:
+    """Returns a number for the random numbers of a source text: 62 bits of its hash."""
+    digest = hashlib.blake2b(text.encode("utf-8", errors="replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+def _contains(tokens: search_settings.Phrase, phrase: search_settings.Phrase) -> bool:
+    return any(
+        tokens[begin : begin + len(phrase)] == phrase
+        for begin in range(len(tokens) - len(phrase) + 1)
+    )
+
+
+def _check(decoding: schema.DecodingConfig, num_best: int, model: base.Model) -> None:
+    if num_best < 1:
+        raise errors.UsageError(f"--nbest: wants at least 1 (given: {num_best}).")
+    if num_best > decoding.beam_size and not decoding.sample:
+        raise errors.UsageError(
+            f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "
+            "Raise --beam-size, or lower --nbest."
+        )
+    max_positions = model.max_tgt_positions
+    if max_positions is not None and decoding.min_length >= max_positions:
+        raise errors.UsageError(
+            f"decoding.min_length: this model has {max_positions} target positions "
+            f"(given: {decoding.min_length}). Lower it."
+        )
+    for name in ("coverage_penalty", "alignments", "replace_unknown"):
+        if getattr(decoding, name) and not model.attends:
+            raise errors.UsageError(
+                f"decoding.{name}: this model has no attention, which it needs. Remove it."
+            )
+
+
+def _search_settings(
+    decoding: schema.DecodingConfig, num_best: int
+) -> search_settings.SearchSettings:
+    ignored = decoding.inapplicable()
+    names = {field.name for field in dataclasses.fields(search_settings.SearchSettings)}
+    given = {
+        name: getattr(decoding, name)
+        for name in names & set(schema.DecodingConfig.model_fields)
+        if name not in ignored
+    }
+    return search_settings.SearchSettings(num_best=num_best, **given)

@@ -1,0 +1,44 @@
+"""Where words end, for tokenizers that write a sign for each space."""
+
+import re
+
+from nmt.text import tokenizer, vocab
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# The sign for a space begins with this byte, where words are spelled in bytes.
+_SPACE_BYTE = tokenizer.SPACE.encode()[0]
+
+# Scripts that write no spaces between words: Thai, Lao, Burmese, Khmer, and Chinese and Japanese.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x2E80, 0xABFF),
+    (0xF900, 0xFAFF),
+)
+
+
+def is_letter(character: str) -> bool:
+    """Returns whether a character is part of a word that spaces or punctuation would end."""
+    is_unspaced = any(first <= ord(character) <= last for first, last in _UNSPACED)
+    return character.isalnum() and ord(character) < 0x20000 and not is_unspaced
+
+
+def continuing_ids(pieces: vocab.Vocab) -> frozenset[int]:
+    """Returns the ids of pieces that go on with the word before them."""
+    special = {pieces.unk_id, pieces.bos_id, pieces.eos_id, pieces.pad_id}
+    return frozenset(
+        index
+        for index, piece in enumerate(pieces.pieces)
+        if index not in special and _continues(piece)
+    )
+
+
+def _continues(piece: str) -> bool:
+    byte = _BYTE.fullmatch(piece)
+    if byte is None:
+        return bool(piece) and is_letter(piece[0])
+    number = int(byte[1], 16)
+    if number < 0x80:
+        return chr(number).isalnum()
+    return number != _SPACE_BYTE

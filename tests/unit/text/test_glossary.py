@@ -1,0 +1,61 @@
+"""Terms in a text: case, word boundaries, the longest first, each as often as it comes."""
+
+from pathlib import Path
+
+import pytest
+
+from nmt import errors
+from nmt.text import glossary
+
+
+@pytest.fixture
+def read(tmp_path: Path):
+    def make(text: str) -> glossary.Glossary:
+        path = tmp_path / "terms.tsv"
+        path.write_text(text, encoding="utf-8")
+        return glossary.Glossary.read(path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("The bank closes.", ("Geldinstitut",)),
+        ("the Bank", ()),
+        ("banks, riverbank, bank_1", ()),
+        ("(bank)", ("Geldinstitut",)),
+        ("bank bank", ("Geldinstitut", "Geldinstitut")),
+        ("the central bank of", ("Zentralbank",)),
+        ("C++ and C+++", ("C++", "C++")),
+        ("NMT", ("NMT",)),
+        ("Übung", ("exercise",)),
+        ("aÜbung", ()),
+        ("", ()),
+    ],
+)
+def test_terms_are_found_where_they_stand(read, text, targets):
+    terms = read(
+        "bank\tGeldinstitut\ncentral bank\tZentralbank\n\nC++\t\nNMT\tNMT\nÜbung\texercise\n"
+    )
+    assert terms.targets(text) == targets
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a\n", ":1:"),
+        ("a\tb\n\tc\n", ":2:"),
+        ("a\tb\tc\n", ":1:"),
+        ("a\tb\na\tc\n", ":2:"),
+        ("", "no terms"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(read, text, place):
+    with pytest.raises(errors.DataError, match="terms.tsv") as caught:
+        read(text)
+    assert place in str(caught.value)
+
+
+def test_the_same_entry_twice_is_no_mistake(read):
+    assert read("a\tb\na\tb\n").targets("a") == ("b",)
