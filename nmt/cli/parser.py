@@ -12,6 +12,7 @@ from typing import NoReturn
 from nmt import errors
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
+INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
 FORMATS = ("text", "moses")
 
@@ -163,7 +164,7 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         metavar="|".join(FORMATS),
         help="moses = `number ||| text ||| features ||| score`. Default: text",
     )
-    _add_machine(verb, "decoding.precision")
+    _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
@@ -190,7 +191,7 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--output", metavar="FILE", help="write the translations there")
     _add_decoding(verb)
-    _add_machine(verb, "decoding.precision")
+    _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_inspect(verb: argparse.ArgumentParser) -> None:
@@ -251,12 +252,14 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(verb: argparse.ArgumentParser, precision_key: str) -> None:
+def _add_machine(
+    verb: argparse.ArgumentParser, precision_key: str, precisions: Sequence[str] = PRECISIONS
+) -> None:
     verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
     verb.add_argument(
         "--precision",
-        type=_one_of(PRECISIONS),
-        metavar="|".join(PRECISIONS),
+        type=_one_of(precisions),
+        metavar="|".join(precisions),
         help=f"arithmetic; default: {precision_key} of the configuration",
     )
     verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")

@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from nmt import errors
 from nmt.checkpoint import folder, weights
 from nmt.config import loading, schema
 from nmt.inference import translator
-from nmt.models import base, seq2seq
+from nmt.models import base, packed, quantized, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import ensemble
 from nmt.text import tokenizer
@@ -42,7 +43,8 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
     Args:
         path: the folder.
         device: as in the configuration.
-        precision: arithmetic, or None for that of the configuration.
+        precision: arithmetic, or None for that of the configuration; `auto` is what `nmt optimize`
+            chose, else fp32.
 
     Raises:
         errors.ModelError: a file is missing, torn, altered or does not fit.
@@ -50,7 +52,10 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
     stored = folder.read(path)
     config = loading.parse(stored.config_text, str(path / "config.yaml"))
     where = devices.resolve(device)
-    arithmetic = devices.inference_arithmetic(precision or config.decoding.precision, where)
+    precision = precision or config.decoding.precision
+    if precision == "auto" and where.type == "cpu":
+        precision = _chosen_precision(stored.manifest.optimized)
+    arithmetic = devices.inference_arithmetic(precision, where)
     texts = load_texts(path)
     model = seq2seq.build(
         config.model,
@@ -61,7 +66,22 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
     # In this order, so that weights of a wider type are not rounded on their way.
     model.to(where, arithmetic.weights_dtype)
     weights.load_into(model, stored.tensors, str(path / "model.safetensors"))
-    return Loaded(model.eval(), texts, config, arithmetic)
+    model.eval()
+    if where.type == "cpu":
+        quantized.prepare(model, arithmetic.name)
+    return Loaded(model, texts, config, arithmetic)
+
+
+def _chosen_precision(optimized: Mapping[str, Any]) -> str:
+    """Returns the precision that `nmt optimize` chose, and says so; `auto` where it did not."""
+    chosen = optimized.get("precision")
+    if chosen is None:
+        return "auto"
+    if chosen == "int8" and not packed.has_int8():
+        logger.warning("precision: this torch lacks int8, which `nmt optimize` chose; taking fp32.")
+        return "fp32"
+    logger.info("precision: %s, which `nmt optimize` chose", chosen)
+    return str(chosen)
 
 
 def load_all(
