@@ -9,7 +9,7 @@ whose configuration also stands in the manifest. So no kill leaves a mixture beh
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,23 @@ def publish(
     _write_config(folder, config_text)
     manifests.write(folder, manifests.Stored(new))
     return new
+
+
+def record_optimized(folder: Path, decision: Mapping[str, Any]) -> None:
+    """Notes what `nmt optimize` decided for the model of the folder; the next `publish` forgets it.
+
+    Args:
+        folder: the run folder, into which no other process publishes.
+        decision: JSON-able; takes the place of an earlier one.
+
+    Raises:
+        ModelError: there is no model.
+        FileError: the manifest cannot be written.
+    """
+    manifest = _settle(folder)
+    if manifest is None:
+        raise _bad_file(folder, manifests.NAME, "holds no model")
+    manifests.write(folder, manifests.Stored(replace(manifest, optimized=decision)))
 
 
 def retract(folder: Path) -> None:

@@ -18,7 +18,7 @@ from nmt import errors
 from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
-TORCH_VERBS = frozenset({"train", "check", "translate", "evaluate", "average"})
+TORCH_VERBS = frozenset({"train", "check", "translate", "evaluate", "average", "optimize"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +118,7 @@ def _check_streams(args: argparse.Namespace) -> None:
         errors.FileError: stdin or stdout is closed.
     """
     reads = args.verb == "translate" and args.input is None
-    writes = args.verb in {"check", "evaluate", "inspect"} or (
+    writes = args.verb in {"check", "evaluate", "inspect", "optimize"} or (
         args.verb == "translate" and args.output is None
     )
     if sys.stdin is None:

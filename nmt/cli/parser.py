@@ -87,6 +87,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "evaluate": ("score translations against references", _add_evaluate),
         "inspect": ("show what is in a model folder", _add_inspect),
         "average": ("average the weights of a run's checkpoints", _add_average),
+        "optimize": ("choose the fastest precision that costs no quality", _add_optimize),
     }
     verbs: dict[str, argparse.ArgumentParser] = {}
     for name, (text, add) in makers.items():
@@ -219,6 +220,17 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--output", required=True, metavar="DIR", help="the new model folder, not there yet"
     )
+
+
+def _add_optimize(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL_DIR", help="folder of a run that has a model")
+    verb.add_argument(
+        "--data",
+        nargs=2,
+        metavar=("SRC", "TGT"),
+        help="lines and their translations to measure on. Default: the model's validation set",
+    )
+    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
 
 
 def _add_decoding(verb: argparse.ArgumentParser) -> None:

@@ -168,6 +168,21 @@ def _cpu_multiplies_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
+def processor() -> str:
+    """Returns the name of the processor, as the system gives it."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def num_threads() -> int:
+    """Returns the CPU threads that torch computes with."""
+    return torch.get_num_threads()
+
+
 def set_up(device: torch.device, threads: int | None) -> None:
     """Sets the number of CPU threads and asks for algorithms that repeat bit for bit on CPU.
 

@@ -146,7 +146,7 @@ def test_a_state_of_an_int8_model_can_be_reordered_and_kept(family, prepared, ma
     sources = make_sources(LENGTHS)
     state = changed.start(changed.encode(sources.ids, sources.mask))
     state = decoder_state.expand(state, 2)
-    states, _, state = changed.step(torch.full((10,), 1), state)
+    _, _, state = changed.step(torch.full((10,), 1), state)
     kept = decoder_state.keep(state, torch.tensor([3, 0]))
     found, _, _ = changed.step(torch.tensor([5, 6, 7, 8]), kept)
     everything, _, _ = changed.step(torch.tensor([7, 8, 4, 4, 4, 4, 5, 6, 4, 4]), state)
