@@ -230,6 +230,11 @@ def _add_optimize(verb: argparse.ArgumentParser) -> None:
         metavar=("SRC", "TGT"),
         help="lines and their translations to measure on. Default: the model's validation set",
     )
+    verb.add_argument(
+        "--shortlist",
+        action="store_true",
+        help="also learn from the training data which targets a source may need, and measure that",
+    )
     verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
 
 
@@ -252,6 +257,11 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="go on until no open hypothesis can win",
+    )
+    verb.add_argument(
+        "--shortlist",
+        action=argparse.BooleanOptionalAction,
+        help="search only what `nmt optimize --shortlist` found likely. Default: if it chose so",
     )
     verb.add_argument(
         "--batch-size", type=_positive, metavar="SENTENCES", help="searched at once at most"

@@ -8,9 +8,10 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
-from nmt.models import base
+from nmt.inference import shortlists
+from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
-from nmt.search import beam
+from nmt.search import beam, narrowed
 from nmt.search import settings as search_settings
 from nmt.text import tokenizer
 
@@ -57,6 +58,7 @@ class Translator:
         *,
         num_best: int = 1,
         batch_sentences: int | None = None,
+        shortlist: shortlists.Shortlist | None = None,
     ) -> None:
         """Takes the parts.
 
@@ -67,11 +69,14 @@ class Translator:
             arithmetic: device and precision.
             num_best: translations per line.
             batch_sentences: sentences of a batch, or None for a budget of tokens.
+            shortlist: what each sentence may be translated with, for one model on CPU; None for the
+                whole vocabulary.
 
         Raises:
             errors.UsageError: the settings do not fit each other or the model.
         """
         self._model = model
+        self._shortlist = shortlist
         self._texts = texts
         self._arithmetic = arithmetic
         self._batch_sentences = batch_sentences
@@ -128,10 +133,25 @@ class Translator:
         tensors = [torch.tensor(source) for source in sources]
         src_BS, src_mask_BS = batches.pad(tensors, self._texts.src.vocab.pad_id)
         device = self._arithmetic.device
+        if self._shortlist is not None:
+            return self._search_narrowed(self._shortlist.allowed(src_BS), src_BS, src_mask_BS)
         with self._arithmetic.autocast():
             return beam.search(
                 self._model, src_BS.to(device), src_mask_BS.to(device), self._settings, self._ids
             )
+
+    def _search_narrowed(
+        self, allowed_BV: torch.Tensor, src_BS: torch.Tensor, src_mask_BS: torch.Tensor
+    ) -> list[list[beam.Hypothesis]]:
+        """Returns what search finds among the allowed tokens, in ids of the whole vocabulary."""
+        assert isinstance(self._model, seq2seq.Seq2Seq), "a shortlist is for one model"
+        model = narrowed.Narrowed(self._model, allowed_BV)
+        with self._arithmetic.autocast():
+            found = beam.search(model, src_BS, src_mask_BS, self._settings, self._ids)
+        return [
+            [dataclasses.replace(one, tokens=model.original(one.tokens)) for one in hypotheses]
+            for hypotheses in found
+        ]
 
     def _texts_of(self, hypotheses: Sequence[beam.Hypothesis]) -> list[Translation]:
         """Returns exactly `num_best` translations; what the search did not find is empty."""

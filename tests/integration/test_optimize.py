@@ -9,6 +9,7 @@ import pytest
 from nmt.checkpoint import folder
 from nmt.inference import optimizing
 from nmt.runtime import locks
+from nmt.search import narrowed
 
 SHORT = {"max_updates": 2}
 
@@ -88,3 +89,47 @@ def test_a_configuration_that_names_a_precision_is_pointed_out(configure, nmt):
     done = nmt("optimize", "run")
     assert done.code == 0
     assert "decoding.precision: the configuration of this model says fp32" in done.err
+
+
+def test_a_shortlist_is_learnt_kept_and_used(run, nmt, monkeypatch):
+    _prefer(monkeypatch, "int8 + shortlist")
+    done = nmt("optimize", run, "--shortlist")
+    assert done.code == 0
+    assert "reference tokens can be produced" in done.lines[-1]
+    manifest = folder.verify(run)
+    assert (manifest.optimized["precision"], manifest.optimized["shortlist"]) == ("int8", True)
+    name = folder.shortlist_file(manifest)
+    assert (run / name).is_file()
+    searched = []
+    search = narrowed.Narrowed.__init__
+    monkeypatch.setattr(
+        narrowed.Narrowed,
+        "__init__",
+        lambda self, *args: (searched.append(1), search(self, *args))[1],
+    )
+    for flags, expected in (([], 1), (["--no-shortlist"], 0), (["--shortlist"], 1)):
+        searched.clear()
+        found = nmt("translate", "--model", run, *flags, stdin=b"ba de\n")
+        assert (found.code, len(found.lines), len(searched)) == (0, 1, expected)
+    (run / name).write_bytes(b"torn")
+    nmt("translate", "--model", run, stdin=b"ba\n").assert_refused(1, name, "torn or altered")
+
+
+def test_a_new_decision_takes_the_place_of_the_old_shortlist(run, nmt):
+    assert nmt("optimize", run, "--shortlist").code == 0
+    assert len(list(run.glob("shortlist-*"))) == 1
+    assert nmt("optimize", run).code == 0
+    assert not list(run.glob("shortlist-*"))
+    nmt("translate", "--model", run, "--shortlist", stdin=b"ba\n").assert_refused(
+        2, "--shortlist: run has none. Learn one with `nmt optimize --shortlist run`."
+    )
+
+
+def test_a_shortlist_wants_one_model_and_its_training_data(run, nmt):
+    assert nmt("optimize", run, "--shortlist").code == 0
+    both = ("translate", "--model", run, "--model", run)
+    nmt(*both, "--shortlist", stdin=b"ba\n").assert_refused(2, "--shortlist: is for one model.")
+    assert nmt(*both, stdin=b"ba\n").code == 0
+    for path in Path().glob("train*"):
+        path.unlink()
+    nmt("optimize", run, "--shortlist").assert_refused(1, "leave out --shortlist")
