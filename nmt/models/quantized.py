@@ -12,7 +12,7 @@ from nmt import errors
 from nmt.models import cnn, fused, packed, rnn, seq2seq
 
 # Layers with fewer weights stay as they are: finding scales and rounding costs what the product gains.
-MIN_WEIGHTS = 2**15
+MIN_WEIGHTS = 2**16
 
 
 @torch.no_grad()
