@@ -152,7 +152,8 @@ def load(folder: str | Path, *, device: str = "auto", precision: str | None = No
     Args:
         folder: the run folder.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        precision: `fp32`, `bf16`, `fp16` or `fp64`; None takes that of the configuration.
+        precision: `auto`, `fp32`, `bf16`, `int8`, `fp16` or `fp64`; None takes that of the
+            configuration.
 
     Raises:
         nmt.errors.ModelError: a file is missing, torn or altered.

@@ -9,7 +9,7 @@ whose configuration also stands in the manifest. So no kill leaves a mixture beh
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
+SHORTLIST = "shortlist-"
 MODEL_VARIABLE = "NMT_MODEL"
 LAST_RUN = Path(".nmt") / "last-run"
 ATTEMPTS = 10
@@ -102,6 +103,42 @@ def publish(
     _write_config(folder, config_text)
     manifests.write(folder, manifests.Stored(new))
     return new
+
+
+def record_optimized(
+    folder: Path, decision: Mapping[str, Any], shortlist: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Notes what `nmt optimize` decided for the model of the folder; the next `publish` forgets it.
+
+    Args:
+        folder: the run folder, into which no other process publishes.
+        decision: JSON-able; takes the place of an earlier one.
+        shortlist: tensors to keep with it, in a file that is named after what is in it.
+
+    Raises:
+        ModelError: there is no model.
+        FileError: the files cannot be written.
+    """
+    manifest = _settle(folder)
+    if manifest is None:
+        raise _bad_file(folder, manifests.NAME, "holds no model")
+    entries = {n: e for n, e in manifest.files.items() if not n.startswith(SHORTLIST)}
+    if shortlist is not None:
+        data = weights.serialize(shortlist)
+        entry = manifests.entry_of_bytes(data)
+        name = f"{SHORTLIST}{entry.sha256[:8]}.safetensors"
+        with files.atomic_write(folder / name) as stream:
+            stream.write(data)
+        entries[name] = entry
+    new = replace(manifest, files=entries, optimized=decision)
+    manifests.write(folder, manifests.Stored(new))
+    for path in (p for p in folder.glob(f"{SHORTLIST}*") if p.name not in entries):
+        _unlink(path)
+
+
+def shortlist_file(manifest: manifests.Manifest) -> str | None:
+    """Returns the name of the shortlist that `nmt optimize` learnt, or None."""
+    return next((name for name in manifest.files if name.startswith(SHORTLIST)), None)
 
 
 def retract(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """manifest.json: what belongs to a model folder, and how each file has to look."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import platform
@@ -43,12 +44,15 @@ class Manifest:
         versions: of Python and of the packages that wrote it.
         update: the update that the weights are from.
         scores: what validation said about these weights.
+        optimized: what `nmt optimize` decided for these weights, and what it measured; empty until
+            then. JSON-able.
     """
 
     files: Mapping[str, FileEntry]
     versions: Mapping[str, str]
     update: int
     scores: Mapping[str, Any]
+    optimized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def _why_missing(folder: Path) -> str:
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
-    return {
+    content: dict[str, Any] = {
         "files": {
             name: {"sha256": entry.sha256, "size": entry.size}
             for name, entry in sorted(manifest.files.items())
@@ -216,10 +220,19 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "update": manifest.update,
         "scores": dict(manifest.scores),
     }
+    if manifest.optimized:
+        content["optimized"] = dict(manifest.optimized)
+    return content
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
     entries = {
         name: FileEntry(entry["sha256"], entry["size"]) for name, entry in content["files"].items()
     }
-    return Manifest(entries, content["versions"], content["update"], content["scores"])
+    return Manifest(
+        entries,
+        content["versions"],
+        content["update"],
+        content["scores"],
+        dict(content.get("optimized", {})),
+    )

@@ -52,6 +52,7 @@ def describe(path: Path) -> dict[str, Any]:
         + (", shared" if config.tokenizer.is_shared else ""),
         "update": manifest.update,
         "validation": dict(manifest.scores),
+        "optimized": dict(manifest.optimized) or "not yet, see `nmt optimize`",
         "checkpoints": resume.updates(path),
         "versions": dict(manifest.versions),
         "files": {name: entry.size for name, entry in manifest.files.items()},

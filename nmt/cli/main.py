@@ -18,7 +18,9 @@ from nmt import errors
 from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
-TORCH_VERBS = frozenset({"train", "check", "translate", "evaluate", "average", "export"})
+TORCH_VERBS = frozenset(
+    {"train", "check", "translate", "evaluate", "average", "export", "optimize"}
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +120,7 @@ def _check_streams(args: argparse.Namespace) -> None:
         errors.FileError: stdin or stdout is closed.
     """
     reads = args.verb == "translate" and args.input is None
-    writes = args.verb in {"check", "evaluate", "export", "inspect"} or (
+    writes = args.verb in {"check", "evaluate", "export", "inspect", "optimize"} or (
         args.verb == "translate" and args.output is None
     )
     if sys.stdin is None:

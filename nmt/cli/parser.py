@@ -10,17 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
-from nmt.cli import decoding_flags
+from nmt.cli import decoding_flags, engine_flags
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
+INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
-ENGINES = ("nmt", "ctranslate2")
-EXPORTS = ("ctranslate2",)
-# What CTranslate2 stores weights in.
-QUANTIZATIONS = (
-    "float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16",
-    "bfloat16",
-)  # fmt: skip
 FORMATS = ("text", "moses", "jsonl")
 
 _DESCRIPTION = "Trains, runs and judges neural machine translation models."
@@ -94,7 +88,14 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "evaluate": ("score translations against references", _add_evaluate),
         "inspect": ("show what is in a model folder", _add_inspect),
         "average": ("average the weights of a run's checkpoints", _add_average),
-        "export": ("write a model for another engine", _add_export),
+        "export": (
+            "write a model for another engine",
+            lambda verb: engine_flags.add_export(verb, _one_of, _positive),
+        ),
+        "optimize": (
+            "choose the fastest precision that costs no quality",
+            lambda verb: engine_flags.add_optimize(verb, _positive),
+        ),
     }
     verbs: dict[str, argparse.ArgumentParser] = {}
     for name, (text, add) in makers.items():
@@ -173,14 +174,9 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         help="moses = `number ||| text ||| features ||| score`; jsonl = JSON objects in and out. "
         "Default: text",
     )
-    verb.add_argument(
-        "--engine",
-        type=_one_of(ENGINES),
-        metavar="|".join(ENGINES),
-        help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt",
-    )
+    engine_flags.add_engine(verb, _one_of)
     decoding_flags.add_explaining(verb, _integer, _number)
-    _add_machine(verb, "decoding.precision")
+    _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
@@ -207,7 +203,7 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--output", metavar="FILE", help="write the translations there")
     _add_decoding(verb)
-    _add_machine(verb, "decoding.precision")
+    _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_inspect(verb: argparse.ArgumentParser) -> None:
@@ -237,33 +233,6 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_export(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--to", type=_one_of(EXPORTS), required=True, metavar="|".join(EXPORTS), help="the engine"
-    )
-    verb.add_argument(
-        "--model", metavar="DIR", help=_MODEL_HELP.replace("; several are an ensemble", "")
-    )
-    verb.add_argument(
-        "--output", required=True, metavar="DIR", help="the new folder, not there yet"
-    )
-    verb.add_argument(
-        "--quantization",
-        type=_one_of(QUANTIZATIONS),
-        metavar="TYPE",
-        help=f"how weights are stored: {', '.join(QUANTIZATIONS)}. Default: float32",
-    )
-    verb.add_argument(
-        "--check",
-        metavar="FILE",
-        help="source lines on which both engines are compared. Default: data.valid of the model",
-    )
-    verb.add_argument(
-        "--check-lines", type=_positive, metavar="N", help="so many of them at most. Default: 500"
-    )
-    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-
-
 def _add_decoding(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
     decoding_flags.add_control(verb, _integer, _number)
@@ -286,6 +255,11 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         help="go on until no open hypothesis can win",
     )
     verb.add_argument(
+        "--shortlist",
+        action=argparse.BooleanOptionalAction,
+        help="search only what `nmt optimize --shortlist` found likely. Default: if it chose so",
+    )
+    verb.add_argument(
         "--batch-size", type=_positive, metavar="SENTENCES", help="searched at once at most"
     )
     verb.add_argument(
@@ -296,12 +270,14 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(verb: argparse.ArgumentParser, precision_key: str) -> None:
+def _add_machine(
+    verb: argparse.ArgumentParser, precision_key: str, precisions: Sequence[str] = PRECISIONS
+) -> None:
     verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
     verb.add_argument(
         "--precision",
-        type=_one_of(PRECISIONS),
-        metavar="|".join(PRECISIONS),
+        type=_one_of(precisions),
+        metavar="|".join(precisions),
         help=f"arithmetic; default: {precision_key} of the configuration",
     )
     verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")

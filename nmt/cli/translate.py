@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
-            `engine`, `device`, `precision`, `threads`, and what `decoding_flags.add_explaining`
-            adds.
+            `engine`, `device`, `precision`, `threads`, `shortlist`, and what
+            `decoding_flags.add_explaining` adds.
 
     Returns:
         0.
@@ -98,12 +98,18 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
     """Returns the translator that the command line describes.
 
     Args:
-        args: `model`, `device`, `precision`, `threads`, `batch_size` and the decoding flags.
+        args: `model`, `device`, `precision`, `threads`, `batch_size`, `shortlist` and the decoding
+            flags.
         num_best: translations per line.
     """
     loading.set_up_threads(args.threads)
     paths = loading.find_model(args.model)
-    loaded = loading.load_all(paths, device=args.device or "auto", precision=args.precision)
+    loaded = loading.load_all(
+        paths,
+        device=args.device or "auto",
+        precision=args.precision,
+        shortlist=args.shortlist,
+    )
     return translator.Translator(
         loaded.model,
         loaded.texts,
@@ -111,6 +117,7 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         loaded.arithmetic,
         num_best=num_best,
         batch_sentences=args.batch_size,
+        shortlist=loaded.shortlist,
     )
 
 

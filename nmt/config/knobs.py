@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pydantic
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+InferencePrecision = Literal["auto", "fp32", "bf16", "int8", "fp16", "fp64"]
 
 
 class Section(pydantic.BaseModel):

@@ -11,7 +11,6 @@ import pydantic
 
 from nmt.config import corpora, families, knobs, training
 
-Precision = knobs.Precision
 Section = knobs.Section
 Corpus = corpora.Corpus
 TrainCorpus = corpora.TrainCorpus
@@ -142,8 +141,10 @@ class DecodingConfig(Section):
         unit="tokens",
         ge=1,
     )
-    precision: Precision = knobs.knob(
-        "auto", "arithmetic of the search", why="auto = fp32, so that results can be compared"
+    precision: knobs.InferencePrecision = knobs.knob(
+        "auto",
+        "arithmetic of the search; int8 on CPU only",
+        why="auto = fp32, so that results can be compared, or what `nmt optimize` chose on CPU",
     )
 
     @pydantic.model_validator(mode="after")

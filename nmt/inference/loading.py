@@ -2,16 +2,17 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nmt import errors
-from nmt.checkpoint import folder, weights
+from nmt.checkpoint import folder, manifests, weights
 from nmt.config import loading, schema
-from nmt.inference import translator
-from nmt.models import base, seq2seq
+from nmt.inference import shortlists, translator
+from nmt.models import base, packed, quantized, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import ensemble
 from nmt.text import tokenizer
@@ -28,21 +29,31 @@ class Loaded:
         texts: the tokenizers of both sides.
         config: the configuration of the (first) model.
         arithmetic: device and precision.
+        shortlist: what each sentence may be translated with; None for the whole vocabulary.
     """
 
     model: base.Model
     texts: translator.Texts
     config: schema.Config
     arithmetic: devices.Arithmetic
+    shortlist: shortlists.Shortlist | None = None
 
 
-def load(path: Path, *, device: str = "auto", precision: str | None = None) -> Loaded:
+def load(
+    path: Path,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    shortlist: bool | None = None,
+) -> Loaded:
     """Loads a model folder, after checking every file against its checksum.
 
     Args:
         path: the folder.
         device: as in the configuration.
-        precision: arithmetic, or None for that of the configuration.
+        precision: arithmetic, or None for that of the configuration; `auto` is what `nmt optimize`
+            chose, else fp32.
+        shortlist: whether to take the one in the folder; None for what `nmt optimize` chose.
 
     Raises:
         errors.ModelError: a file is missing, torn, altered or does not fit.
@@ -50,7 +61,11 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
     stored = folder.read(path)
     config = loading.parse(stored.config_text, str(path / "config.yaml"))
     where = devices.resolve(device)
-    arithmetic = devices.inference_arithmetic(precision or config.decoding.precision, where)
+    found = _shortlist(path, stored.manifest, where, wanted=shortlist)
+    precision = precision or config.decoding.precision
+    if precision == "auto" and where.type == "cpu":
+        precision = _chosen_precision(stored.manifest.optimized)
+    arithmetic = devices.inference_arithmetic(precision, where)
     texts = load_texts(path)
     model = seq2seq.build(
         config.model,
@@ -61,11 +76,50 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
     # In this order, so that weights of a wider type are not rounded on their way.
     model.to(where, arithmetic.weights_dtype)
     weights.load_into(model, stored.tensors, str(path / "model.safetensors"))
-    return Loaded(model.eval(), texts, config, arithmetic)
+    model.eval()
+    if where.type == "cpu":
+        quantized.prepare(model, arithmetic.name)
+    return Loaded(model, texts, config, arithmetic, found)
+
+
+def _shortlist(
+    path: Path, manifest: manifests.Manifest, where: torch.device, *, wanted: bool | None
+) -> shortlists.Shortlist | None:
+    """Returns the shortlist to use, or None."""
+    if wanted is None:
+        wanted = bool(manifest.optimized.get("shortlist")) and where.type == "cpu"
+        if wanted:
+            logger.info("shortlist: in use, which `nmt optimize` chose")
+    if not wanted:
+        return None
+    name = folder.shortlist_file(manifest)
+    if name is None:
+        raise errors.UsageError(
+            f"--shortlist: {path} has none. Learn one with `nmt optimize --shortlist {path}`."
+        )
+    if where.type != "cpu":
+        raise errors.UsageError(f"--shortlist: is for the CPU (device: {where}). Leave it out.")
+    return shortlists.Shortlist.from_tensors(weights.load_tensors(path / name))
+
+
+def _chosen_precision(optimized: Mapping[str, Any]) -> str:
+    """Returns the precision that `nmt optimize` chose, and says so; `auto` where it did not."""
+    chosen = optimized.get("precision")
+    if chosen is None:
+        return "auto"
+    if chosen == "int8" and not packed.has_int8():
+        logger.warning("precision: this torch lacks int8, which `nmt optimize` chose; taking fp32.")
+        return "fp32"
+    logger.info("precision: %s, which `nmt optimize` chose", chosen)
+    return str(chosen)
 
 
 def load_all(
-    paths: Sequence[Path], *, device: str = "auto", precision: str | None = None
+    paths: Sequence[Path],
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    shortlist: bool | None = None,
 ) -> Loaded:
     """Loads one model, or several as an ensemble.
 
@@ -73,16 +127,23 @@ def load_all(
         paths: the folders; several have to have the same vocabularies.
         device: as in the configuration.
         precision: arithmetic, or None for that of the first configuration.
+        shortlist: as for `load`; several models have none.
 
     Raises:
         errors.ModelError: a folder cannot be used.
         errors.UsageError: the models have different vocabularies.
     """
-    first = load(paths[0], device=device, precision=precision)
+    if len(paths) > 1:
+        if shortlist:
+            raise errors.UsageError("--shortlist: is for one model. Leave it out, or name one.")
+        shortlist = False
+    first = load(paths[0], device=device, precision=precision, shortlist=shortlist)
     if len(paths) == 1:
         return first
     precision = first.arithmetic.name
-    parts = [first, *(load(path, device=device, precision=precision) for path in paths[1:])]
+    parts = [first]
+    for path in paths[1:]:
+        parts.append(load(path, device=device, precision=precision, shortlist=False))
     for path, part in zip(paths[1:], parts[1:], strict=True):
         for side in ("src", "tgt"):
             ours, theirs = getattr(first.texts, side).vocab, getattr(part.texts, side).vocab

@@ -8,10 +8,10 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
-from nmt.inference import alignments, requests
-from nmt.models import base
+from nmt.inference import alignments, requests, shortlists
+from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
-from nmt.search import beam, forced
+from nmt.search import beam, forced, narrowed
 from nmt.search import settings as search_settings
 from nmt.text import tokenizer
 
@@ -97,6 +97,7 @@ class Translator:
         *,
         num_best: int = 1,
         batch_sentences: int | None = None,
+        shortlist: shortlists.Shortlist | None = None,
     ) -> None:
         """Takes the parts.
 
@@ -107,11 +108,14 @@ class Translator:
             arithmetic: device and precision.
             num_best: translations per line.
             batch_sentences: sentences of a batch, or None for a budget of tokens.
+            shortlist: what each sentence may be translated with, for one model on CPU; None for the
+                whole vocabulary.
 
         Raises:
             errors.UsageError: the settings do not fit each other or the model.
         """
         self._model = model
+        self._shortlist = shortlist
         self._texts = texts
         self._arithmetic = arithmetic
         self._batch_sentences = batch_sentences
@@ -176,7 +180,8 @@ class Translator:
                 continue
             if source:
                 # A search is of one width and kind; constraints would slow down those without.
-                kind = (*planned.settings.kind, bool(planned.constraints))
+                has_constraints = bool(planned.constraints)
+                kind = (*planned.settings.kind, has_constraints, self._is_narrowed(planned))
                 waiting.setdefault(kind, []).append(_Line(index, request, planned, source))
         for lines in waiting.values():
             # Longest first: what does not fit in memory fails at once, and padding is small.
@@ -239,7 +244,7 @@ class Translator:
     ) -> list[list[beam.Hypothesis]]:
         """Searches until nothing is found that spells an avoided phrase in another way."""
         planned = [line.planned for line in lines]
-        found = beam.search(self._model, src_BS, src_mask_BS, planned, self._ids)
+        found = self._first_found(planned, src_BS, src_mask_BS)
         waiting = [i for i, line in enumerate(lines) if line.planned.avoid]
         for round_ in range(MAX_ROUNDS):
             again = []
@@ -263,6 +268,28 @@ class Translator:
                 found[i] = own
             waiting = again
         return found
+
+    def _first_found(
+        self,
+        planned: Sequence[search_settings.Request],
+        src_BS: torch.Tensor,
+        src_mask_BS: torch.Tensor,
+    ) -> list[list[beam.Hypothesis]]:
+        """Searches once, among the tokens of the shortlist if there is one for these lines."""
+        if not self._is_narrowed(planned[0]):
+            return beam.search(self._model, src_BS, src_mask_BS, planned, self._ids)
+        assert isinstance(self._model, seq2seq.Seq2Seq), "a shortlist is for one model"
+        assert self._shortlist is not None, "lines are narrowed by it"
+        model = narrowed.Narrowed(self._model, self._shortlist.allowed(src_BS))
+        found = beam.search(model, src_BS, src_mask_BS, planned, self._ids)
+        return [
+            [dataclasses.replace(one, tokens=model.original(one.tokens)) for one in hypotheses]
+            for hypotheses in found
+        ]
+
+    def _is_narrowed(self, planned: search_settings.Request) -> bool:
+        """Returns whether a line is searched for in its shortlist; what it asks for may not be there."""
+        return self._shortlist is not None and not planned.names_tokens
 
     def _outcome(
         self, line: _Line, found: Sequence[beam.Hypothesis], trace: forced.Trace | None

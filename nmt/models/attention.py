@@ -64,9 +64,34 @@ def attend(
             query_BHQE, key_BHLE, value_BHLE, mask, scale, dropout_rate
         )
         return attended, None
-    weights_BHQL = attention_weights(query_BHQE, key_BHLE, mask, scale=scale)
-    dropped_BHQL = dropout.dropout(weights_BHQL, dropout_rate, dropout_rate > 0)
-    return torch.matmul(dropped_BHQL, value_BHLE), weights_BHQL
+    if dropout_rate > 0 or torch.is_grad_enabled():
+        weights_BHQL = attention_weights(query_BHQE, key_BHLE, mask, scale=scale)
+        dropped_BHQL = dropout.dropout(weights_BHQL, dropout_rate, dropout_rate > 0)
+        return torch.matmul(dropped_BHQL, value_BHLE), weights_BHQL
+    return _attend_in_place(query_BHQE, key_BHLE, value_BHLE, mask, scale)
+
+
+def _attend_in_place(
+    query_BHQE: torch.Tensor,
+    key_BHLE: torch.Tensor,
+    value_BHLE: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what `attend` returns, for few queries: the product is added to the mask in place.
+
+    Between products of a few rows, every pass over the scores and every small tensor counts.
+    """
+    shape = (*query_BHQE.shape[:3], key_BHLE.shape[2])
+    scores_BHQL = query_BHQE.new_empty(shape).copy_(mask)
+    # X: one axis for sentences and heads.
+    query_XQE, key_XLE, value_XLE = (
+        heads.to(query_BHQE.dtype).flatten(0, 1) for heads in (query_BHQE, key_BHLE, value_BHLE)
+    )
+    scores_BHQL.flatten(0, 1).baddbmm_(query_XQE, key_XLE.transpose(1, 2), alpha=scale)
+    weights_BHQL = torch.softmax(scores_BHQL, dim=-1)
+    states_XQE = torch.bmm(weights_BHQL.to(value_XLE.dtype).flatten(0, 1), value_XLE)
+    return states_XQE.view(query_BHQE.shape), weights_BHQL
 
 
 # A softmax over fewer numbers than a vector register holds costs ten times as much for each of them.

@@ -128,7 +128,10 @@ class CnnDecoder(base.Decoder):
         return [*self.convolutions, *self.attentions]
 
     def start(self, memory: base.Memory) -> decoder_state.DecoderState:
-        """Folds the weight normalisation once and starts with empty windows."""
+        """Folds the weight normalisation once and starts with empty windows.
+
+        Layers that `quantized` has replaced were folded when the model was loaded.
+        """
         num_sentences = memory.states_BSM.shape[0]
         source = _source(memory)
         fixed = {
@@ -162,24 +165,24 @@ class CnnDecoder(base.Decoder):
         source = _Source(entry["keys"], entry["values"], entry["mask"], entry["scale"])
         embedded_NE = self._embed(embedded_NE, state.position, state.position + 1)
         embedded_BKE = embedded_NE.view(-1, beam, embedded_NE.shape[-1])
-        states_ND = self.widen(embedded_NE, fixed["widen"])
+        states_ND = self.widen(embedded_NE, fixed.get("widen"))
         hypothesis = {}
         mean_BKS = None
         for index, convolution in enumerate(self.convolutions):
             window_NX = torch.cat([state.hypothesis[f"{index}.window"], states_ND], dim=-1)
             hypothesis[f"{index}.window"] = window_NX[:, states_ND.shape[-1] :]
-            gated_ND = convolution(window_NX, fixed[f"convolutions.{index}.linear"])
+            gated_ND = convolution(window_NX, fixed.get(f"convolutions.{index}.linear"))
             names = (f"attentions.{index}.query", f"attentions.{index}.output")
             attended_BKD, weights_BKS = self.attentions.at(index)(
                 gated_ND.view(-1, beam, gated_ND.shape[-1]),
                 embedded_BKE,
                 source,
-                folded=(fixed[names[0]], fixed[names[1]]),
+                folded=(fixed.get(names[0]), fixed.get(names[1])),
                 with_attention=with_attention,
             )
             states_ND = (states_ND + attended_BKD.flatten(0, 1)) * HALF_VARIANCE
             mean_BKS = _sum(mean_BKS, weights_BKS)
-        states_NE = self.narrow(states_ND, fixed["narrow"])
+        states_NE = self.narrow(states_ND, fixed.get("narrow"))
         weights_NS = None
         if mean_BKS is not None:
             weights_NS = (mean_BKS / len(self.attentions)).flatten(0, 1)

@@ -343,7 +343,7 @@ def _attention(options: families.RnnDecoderOptions, memory_size: int) -> _Attent
     return _Attention()
 
 
-class _Cell(nn.Module):
+class Cell(nn.Module):
     """One recurrent layer in one direction, to run over a sequence or go a single step.
 
     The weights are those of `nn.LSTM` and `nn.GRU`, whose kernels are taken for the sequence.
@@ -374,8 +374,8 @@ class _Cell(nn.Module):
         return (torch.gru_cell(inputs_NX, before[0], w_in, w_hidden, b_in, b_hidden),)
 
 
-def _cells(kind: str, in_sizes: Sequence[int], size: int) -> "layers.Stack[_Cell]":
-    return layers.Stack[_Cell](_Cell(kind, in_size, size) for in_size in in_sizes)
+def _cells(kind: str, in_sizes: Sequence[int], size: int) -> "layers.Stack[Cell]":
+    return layers.Stack[Cell](Cell(kind, in_size, size) for in_size in in_sizes)
 
 
 def _reversal(mask_BS: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,10 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nmt import errors
 from nmt.config import schema
-from nmt.models import base, registry
+from nmt.models import base, packed, registry
 from nmt.models import state as decoder_state
 
 
@@ -85,8 +84,9 @@ class Seq2Seq(nn.Module):
             states: what `forward` or `step` returned, [..., E].
             shortlist: int64 ids; only their scores are returned, [..., len(shortlist)].
         """
-        weight_VE = self.output.weight
-        return F.linear(states, weight_VE if shortlist is None else weight_VE[shortlist])
+        layer = self.output if shortlist is None else packed.narrowed(self.output, shortlist)
+        scores: torch.Tensor = layer(states)
+        return scores
 
     def num_parameters(self) -> int:
         """Returns the number of trained weights, tied ones counted once."""

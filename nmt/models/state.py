@@ -53,11 +53,14 @@ class History:
             # Growing by half keeps the copies linear in the final length.
             num_sentences, num_heads, _, size = self._buffer_BHLE.shape
             capacity = padded_length(max(end, end * 3 // 2))
-            # Zeros, since the slots behind the end are multiplied by weights of exactly zero.
-            buffer_BHLE = entries_BHKE.new_zeros((num_sentences, num_heads, capacity, size))
+            buffer_BHLE = entries_BHKE.new_empty((num_sentences, num_heads, capacity, size))
             buffer_BHLE[:, :, :length] = self._buffer_BHLE[:, :, :length]
             owner = History(buffer_BHLE, length)
         owner._buffer_BHLE[:, :, length:end] = entries_BHKE
+        # Zeros, since the slots behind the end are multiplied by weights of exactly zero. Those of a
+        # block that was begun before have them already.
+        if owner is not self or padded_length(length) < end:
+            owner._buffer_BHLE[:, :, end : padded_length(end)] = 0.0
         owner._length = end
         return owner
 

@@ -21,6 +21,8 @@ _DTYPES = {
     "fp16": torch.float16,
     "fp64": torch.float64,
 }
+# Arithmetic that can only be translated with: weights are loaded in float32 and rounded then.
+_INFERENCE_ONLY = ("int8",)
 
 
 def resolve(name: str) -> torch.device:
@@ -89,7 +91,7 @@ class Arithmetic:
 
     Attributes:
         device: where.
-        name: `fp32`, `bf16`, `fp16` or `fp64`.
+        name: `fp32`, `bf16`, `fp16`, `fp64` or, for inference, `int8`.
         weights_dtype: of the master weights and the optimiser.
         autocast_dtype: what products are computed in, or None for that of the weights.
     """
@@ -126,17 +128,30 @@ def training_arithmetic(precision: str, device: torch.device) -> Arithmetic:
 
 
 def inference_arithmetic(precision: str, device: torch.device) -> Arithmetic:
-    """Returns the arithmetic for translating and scoring; `auto` is fp32."""
-    return _arithmetic("fp32" if precision == "auto" else precision, device)
+    """Returns the arithmetic for translating and scoring; `auto` is fp32.
+
+    Raises:
+        errors.UsageError: there is no such arithmetic, or not on this device.
+    """
+    if precision == "int8" and device.type != "cpu":
+        raise errors.UsageError(
+            f"precision: int8 is for the CPU (device: {device}). Take bf16 or fp16, or device cpu."
+        )
+    if precision in _INFERENCE_ONLY:
+        return Arithmetic(device, precision, torch.float32, None)
+    return _arithmetic("fp32" if precision == "auto" else precision, device, _INFERENCE_ONLY)
 
 
-def _arithmetic(precision: str, device: torch.device) -> Arithmetic:
+def _arithmetic(
+    precision: str, device: torch.device, also_allowed: tuple[str, ...] = ()
+) -> Arithmetic:
     if precision == "fp16" and device.type == "cpu":
         raise errors.UsageError("precision: fp16 needs a GPU (device: cpu). Take bf16 or fp32.")
+    allowed = (*_DTYPES, *also_allowed)
     if precision not in _DTYPES:
         raise errors.UsageError(
             f"precision: no such arithmetic (given: {precision}). "
-            f"Allowed: auto, {', '.join(_DTYPES)}.{errors.did_you_mean(precision, _DTYPES)}"
+            f"Allowed: auto, {', '.join(allowed)}.{errors.did_you_mean(precision, allowed)}"
         )
     dtype = _DTYPES[precision]
     weights_dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -151,6 +166,21 @@ def _cpu_multiplies_bf16() -> bool:
     # Private to torch, so a version that lacks them means fp32, not a crash.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def processor() -> str:
+    """Returns the name of the processor, as the system gives it."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def num_threads() -> int:
+    """Returns the CPU threads that torch computes with."""
+    return torch.get_num_threads()
 
 
 def set_up(device: torch.device, threads: int | None) -> None:

@@ -1,7 +1,6 @@
 """The best continuations of all hypotheses of a sentence."""
 
 import torch
-from torch.nn import functional as F
 
 # The vocabulary is looked at in chunks of this many ids, to find the best without sorting them all.
 CHUNK = 64
@@ -25,17 +24,30 @@ def best(scores_BKV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
     Returns:
         Scores, hypotheses and tokens, each [B, count] (fewer where K * V is smaller).
     """
-    num_sentences, _, num_tokens = scores_BKV.shape
+    num_sentences, beam, num_tokens = scores_BKV.shape
     flat_BX = scores_BKV.reshape(num_sentences, -1)
     if flat_BX.shape[1] <= count * CHUNK * 2:
         scores_BC, places_BC = flat_BX.topk(min(count, flat_BX.shape[1]), dim=1)
-    else:
-        chunks_BYC = F.pad(flat_BX, (0, -flat_BX.shape[1] % CHUNK), value=float("-inf"))
-        chunks_BYC = chunks_BYC.view(num_sentences, -1, CHUNK)
-        chosen_BC = chunks_BYC.amax(dim=2).topk(count, dim=1).indices
-        inside_BCX = chunks_BYC.gather(1, chosen_BC.unsqueeze(2).expand(-1, -1, CHUNK))
-        scores_BC, inner_BC = inside_BCX.flatten(1).topk(count, dim=1)
-        chunk_BC = chosen_BC.gather(1, inner_BC // CHUNK)
-        # What fills up the last chunk is as good as anything that is forbidden, but has no place.
-        places_BC = (chunk_BC * CHUNK + inner_BC % CHUNK).clamp_(max=flat_BX.shape[1] - 1)
+        return scores_BC, places_BC // num_tokens, places_BC % num_tokens
+    # Each hypothesis has chunks of its own, and the tail is looked at by itself: filling it up would
+    # copy everything, which costs more than all the rest.
+    whole = num_tokens // CHUNK * CHUNK
+    chunks_BKYC = scores_BKV[:, :, :whole].view(num_sentences, beam, -1, CHUNK)
+    maxima_BKY = chunks_BKYC.amax(3)
+    if whole < num_tokens:
+        tail_BK1 = scores_BKV[:, :, whole:].amax(2, keepdim=True)
+        maxima_BKY = torch.cat([maxima_BKY, tail_BK1], dim=2)
+    num_chunks = maxima_BKY.shape[2]
+    chosen_BC = maxima_BKY.flatten(1).topk(count, dim=1).indices
+    inner_X = torch.arange(CHUNK, device=scores_BKV.device)
+    tokens_BCX = (chosen_BC % num_chunks * CHUNK).unsqueeze(2) + inner_X
+    # What the last chunk lacks to be whole has no place.
+    is_missing_BCX = tokens_BCX >= num_tokens
+    hypotheses_BC1 = (chosen_BC // num_chunks).unsqueeze(2)
+    places_BX = (
+        (hypotheses_BC1 * num_tokens + tokens_BCX).masked_fill_(is_missing_BCX, 0).flatten(1)
+    )
+    inside_BX = flat_BX.gather(1, places_BX).masked_fill_(is_missing_BCX.flatten(1), float("-inf"))
+    scores_BC, inner_BC = inside_BX.topk(count, dim=1)
+    places_BC = places_BX.gather(1, inner_BC)
     return scores_BC, places_BC // num_tokens, places_BC % num_tokens

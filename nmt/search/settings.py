@@ -101,6 +101,11 @@ class Request:
     sample_key: int = 0
 
     @property
+    def names_tokens(self) -> bool:
+        """Whether certain tokens are asked for or forbidden."""
+        return bool(self.prefix or self.avoid or self.constraints)
+
+    @property
     def num_forced(self) -> int:
         """Tokens that the prefix and the constraints may take."""
         return len(self.prefix) + sum(len(phrase) for phrase in self.constraints)

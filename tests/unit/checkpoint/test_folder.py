@@ -346,3 +346,31 @@ def test_what_a_killed_process_left_unfinished_is_swept(run_dir: Path) -> None:
     folder.publish(run_dir, tensors=tensors(1.0), **OLD)
     names = sorted(os.listdir(run_dir))
     assert names == ["config.yaml", "manifest.json", "model.safetensors", "tokenizer"]
+
+
+def test_a_decision_is_kept_with_the_model_and_forgotten_with_it(run_dir):
+    folder.record_optimized(run_dir, {"precision": "int8", "measured": [{"bleu": 12.5}]})
+    manifest = folder.verify(run_dir)
+    assert manifest.optimized == {"precision": "int8", "measured": [{"bleu": 12.5}]}
+    assert which(run_dir) == "old"
+    assert dict(manifest.scores) == OLD["scores"]
+    folder.record_optimized(run_dir, {"precision": "bf16"})
+    assert folder.verify(run_dir).optimized == {"precision": "bf16"}
+    folder.publish(run_dir, tensors=tensors(2.0), **NEW)
+    assert folder.verify(run_dir).optimized == {}
+    with pytest.raises(errors.ModelError):
+        folder.record_optimized(run_dir / "elsewhere", {"precision": "bf16"})
+
+
+def test_a_kill_while_a_decision_is_written_leaves_the_old_or_the_new(run_dir, kills):
+    before = contents(run_dir)
+    found = set()
+
+    def decide_twice() -> None:
+        for precision in ("int8", "bf16"):
+            folder.record_optimized(run_dir, {"precision": precision})
+
+    for _ in kills(decide_twice):
+        found.add(folder.verify(run_dir).optimized.get("precision"))
+        put_back(run_dir, before)
+    assert found == {None, "int8"}

@@ -85,7 +85,7 @@ def test_version_is_printed(capsys):
         (["inspect", "-z"], "nmt inspect: -z: unknown option. "),
         (["trian"], "nmt: trian: unknown verb. Did you mean 'train'? "
                     "Known: init, check, train, translate, evaluate, inspect, average, "
-                    "export."),
+                    "export, optimize."),
         (["--quit", "train"], "nmt: --quit: unknown option before the verb. Allowed there: --help, "
                               "--version. Write the verb first: nmt VERB --quit"),
         (["train"], "nmt train: CONFIG: missing. Add it."),
@@ -100,8 +100,12 @@ def test_version_is_printed(capsys):
         (["translate", "--threads", "0"], "nmt translate: --threads: wants at least 1 (given: 0)."),
         (
             ["translate", "--precision", "fp31"],
-            "nmt translate: --precision: wants one of auto, fp32, bf16, fp16, fp64 "
+            "nmt translate: --precision: wants one of auto, fp32, bf16, int8, fp16, fp64 "
             "(given: 'fp31'). Did you mean 'fp32'?",
+        ),
+        (
+            ["train", "c.yaml", "--precision", "int8"],
+            "nmt train: --precision: wants one of auto, fp32, bf16, fp16, fp64 (given: 'int8').",
         ),
         (["evaluate", "--bleu=1"], "nmt evaluate: --bleu: takes no value (given: '1')."),
         (["inspect", "-q", "-v"], "nmt inspect: --verbose: does not go with --quiet. "

@@ -1,0 +1,155 @@
+"""`nmt optimize`: measures how a model translates best on this processor, and notes it in its folder."""
+
+import argparse
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmt import errors
+from nmt.checkpoint import folder
+from nmt.config import loading as config_loading
+from nmt.config import schema
+from nmt.data import readers
+from nmt.inference import loading, optimizing, shortlists, translator
+from nmt.models import packed
+from nmt.runtime import device as devices
+from nmt.runtime import files, locks
+
+logger = logging.getLogger(__name__)
+
+# Enough to learn a shortlist from; more would cost memory and time.
+MAX_PAIRS = 200_000
+
+Pairs = tuple[list[str], list[str]]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the precisions on the validation set, and writes the choice into the folder.
+
+    Args:
+        args: `model`, `data` (two files, or None for the validation set), `shortlist`, `threads`.
+
+    Returns:
+        0.
+
+    Raises:
+        errors.ModelError: the folder holds no whole model.
+        errors.TrainingError: a run is at work on the folder.
+        errors.DataError: there is nothing to measure on.
+    """
+    path = Path(args.model)
+    folder.verify(path)  # before the lock, which would make a file in whatever folder this is
+    loading.set_up_threads(args.threads)
+    with locks.RunLock(path):
+        config = config_loading.parse(folder.read_config(path), str(path / folder.CONFIG))
+        sources, references = _pairs(args.data, config)
+        ways: dict[str, tuple[str, shortlists.Shortlist | None]]
+        ways = {name: (name, None) for name in _precisions()}
+        learnt, coverage = None, None
+        if args.shortlist:
+            learnt = _learn(path, config)
+            texts = loading.load_texts(path)
+            held_out = _id_pairs(texts, sources, references)
+            coverage = learnt.coverage(held_out)
+            ways |= {f"{name} + shortlist": (name, learnt) for name in list(ways)}
+        machines = {name: _machine(path, *way) for name, way in ways.items()}
+        measurements = optimizing.measure(
+            {name: machine.translate for name, machine in machines.items()},
+            sources,
+            references,
+            clock=time.perf_counter,
+        )
+        chosen = optimizing.choose(measurements)
+        decision = {
+            "precision": ways[chosen.name][0],
+            "shortlist": ways[chosen.name][1] is not None,
+            "shortlist_coverage": coverage,
+            "max_loss": optimizing.MAX_LOSS,
+            "measured": [one.as_json() for one in measurements],
+            "lines": len(sources),
+            "beam_size": config.decoding.beam_size,
+            "processor": devices.processor(),
+            "threads": devices.num_threads(),
+        }
+        folder.record_optimized(path, decision, None if learnt is None else learnt.tensors())
+    for line in optimizing.table(measurements, chosen):
+        print(line)
+    print(f"BLEU|{measurements[0].signature}, {len(sources)} lines")
+    if coverage is not None:
+        print(f"shortlist: {100 * coverage:.2f} % of the reference tokens can be produced with it")
+    _tell_if_unused(config)
+    return 0
+
+
+def _learn(path: Path, config: schema.Config) -> shortlists.Shortlist:
+    """Returns the shortlist of the model's training data, its first `MAX_PAIRS` pairs."""
+    try:
+        entries = (readers.read_pairs(entry) for entry in config.data.train)
+        pairs = list(itertools.islice(itertools.chain.from_iterable(entries), MAX_PAIRS))
+    except errors.FileError as error:
+        raise errors.FileError(
+            f"{str(error).rstrip('.')}. A shortlist is learnt from the training data of the model. "
+            "Put it back, or leave out --shortlist."
+        ) from error
+    texts = loading.load_texts(path)
+    ids = _id_pairs(texts, [src for src, _ in pairs], [tgt for _, tgt in pairs])
+    logger.info("shortlist: learning from %d pairs", len(ids))
+    return shortlists.learn(ids, texts.src.vocab, texts.tgt.vocab)
+
+
+def _id_pairs(
+    texts: translator.Texts, sources: Sequence[str], references: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    ids = (texts.src.encode_batch(sources), texts.tgt.encode_batch(references))
+    return [(list(src), list(tgt)) for src, tgt in zip(*ids, strict=True)]
+
+
+def _precisions() -> list[str]:
+    """Returns what is worth measuring here, and says what is not."""
+    found = [optimizing.REFERENCE]
+    for name, is_there in (("bf16", packed.has_packed_bf16()), ("int8", packed.has_int8())):
+        if is_there:
+            found.append(name)
+        else:
+            logger.info("%s: left out, this torch or processor has no kernel for it", name)
+    return found
+
+
+def _machine(
+    path: Path, precision: str, shortlist: shortlists.Shortlist | None
+) -> translator.Translator:
+    loaded = loading.load(path, device="cpu", precision=precision, shortlist=False)
+    return translator.Translator(
+        loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic, shortlist=shortlist
+    )
+
+
+def _pairs(named: Sequence[str] | None, config: schema.Config) -> Pairs:
+    """Returns sources and references: of the files named, or of the validation set."""
+    if named is None:
+        try:
+            pairs = list(readers.read_pairs(config.data.valid))
+        except errors.FileError as error:
+            raise errors.FileError(
+                f"{str(error).rstrip('.')}. The validation set of the model is gone. "
+                "Give one like it with --data SRC TGT."
+            ) from error
+        return [src for src, _ in pairs], [tgt for _, tgt in pairs]
+    sources, references = (list(files.read_lines(Path(name))) for name in named)
+    if len(sources) != len(references) or not sources:
+        raise errors.DataError(
+            f"--data: wants two files with as many lines, one at least (given: {len(sources)} and "
+            f"{len(references)}). Line n of one file translates line n of the other."
+        )
+    return sources, references
+
+
+def _tell_if_unused(config: schema.Config) -> None:
+    if config.decoding.precision != "auto":
+        logger.warning(
+            "decoding.precision: the configuration of this model says %s, which counts. "
+            "Give --precision auto to take what was chosen.",
+            config.decoding.precision,
+        )
