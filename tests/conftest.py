@@ -51,6 +51,32 @@ def _variants() -> dict[str, tuple[dict, dict]]:
         "learned": {"positions": "learned", "max_positions": 40},
     }.items():
         found[f"transformer-{name}"] = (transformer | options, transformer | options)
+    for name, options in {
+        "ssru": {"autoregressive_layer": "ssru"},
+        "ssru-post": {
+            "autoregressive_layer": "ssru",
+            "norm_position": "post",
+            "norm": "rmsnorm",
+            "positions": "learned",
+            "max_positions": 40,
+        },
+        "average": {"autoregressive_layer": "average_attention"},
+        "average-post": {
+            "autoregressive_layer": "average_attention",
+            "norm_position": "post",
+            "norm": "rmsnorm",
+            "activation": "swiglu",
+        },
+        "average-gates": {
+            "autoregressive_layer": "average_attention",
+            "average_feedforward": False,
+        },
+        "average-feedforward": {
+            "autoregressive_layer": "average_attention",
+            "average_gates": False,
+        },
+    }.items():
+        found[f"transformer-{name}"] = (transformer, transformer | options)
     found["transformer-shallow"] = (
         transformer | {"num_layers": 3},
         transformer | {"num_layers": 1},
@@ -73,10 +99,10 @@ def variant(request: pytest.FixtureRequest) -> tuple[dict, dict]:
     return VARIANTS[request.param]
 
 
-@pytest.fixture(params=["rnn", "cnn", "transformer"])
+@pytest.fixture(params=["rnn", "cnn", "transformer", "transformer-ssru", "transformer-average"])
 def family(request: pytest.FixtureRequest) -> tuple[dict, dict]:
-    """Encoder and decoder options of one family on both sides."""
-    return FAMILIES[request.param], FAMILIES[request.param]
+    """Encoder and decoder options of one family on both sides, for each kind of decoder state."""
+    return VARIANTS.get(request.param) or (FAMILIES[request.param], FAMILIES[request.param])
 
 
 @pytest.fixture

@@ -207,7 +207,40 @@ class TransformerEncoderOptions(_TransformerOptions):
 
 
 class TransformerDecoderOptions(_TransformerOptions):
-    """Transformer decoder (Vaswani et al. 2017)."""
+    """Transformer decoder (Vaswani et al. 2017), its self-attention replaceable for faster decoding."""
+
+    autoregressive_layer: Literal["self_attention", "average_attention", "ssru"] = knobs.knob(
+        "self_attention",
+        "how a target position reads those before it: self-attention, the mean of the positions "
+        "(Zhang et al. 2018) or a Simpler Simple Recurrent Unit (Kim et al. 2019)",
+        why="the paper's; the others decode faster, at the same cost early and late",
+    )
+    average_gates: bool = knobs.knob(
+        True, "gates between a position and the mean in average attention", why="as in the paper"
+    )
+    average_feedforward: bool = knobs.knob(
+        True,
+        "feed-forward layer over the mean in average attention, feedforward_size wide",
+        why="as in the paper; false is faster",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_autoregressive_layer(self) -> "TransformerDecoderOptions":
+        if self.autoregressive_layer != "self_attention" and self.positions == "rotary":
+            raise ValueError(
+                "positions: rotary ones turn the queries and keys of self-attention, which the "
+                f"decoder lacks (given: autoregressive_layer {self.autoregressive_layer}). "
+                "Take sinusoidal or learned"
+            )
+        return self
+
+    def inapplicable(self) -> dict[str, str]:
+        """Returns the options that the others make meaningless: name to reason."""
+        found = super().inapplicable()
+        if self.autoregressive_layer != "average_attention":
+            reason = f"autoregressive_layer is {self.autoregressive_layer}"
+            found |= dict.fromkeys(("average_gates", "average_feedforward"), reason)
+        return found
 
 
 BUILT_IN = {

@@ -4,8 +4,9 @@ Options: normalisation before or after each block (pre-norm: Xiong et al. 2020),
 (Zhang and Sennrich 2019), ReLU, GELU or SwiGLU (Shazeer 2020), and sinusoidal, learned or rotary
 positions (Su et al. 2021).
 
-One decoder layer has one body for both phases (`attend`): `decode` gives it all target positions under a
-causal mask, `step` one position of every hypothesis over the slots of the history.
+The decoder's self-attention has one body for both phases: `decode` gives it all target positions under
+a causal mask, `step` one position of every hypothesis over the slots of the history. What may stand in
+its place is in `autoregression.py`; it carries one vector a hypothesis instead.
 """
 
 import dataclasses
@@ -14,13 +15,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nmt.config import families
-from nmt.models import attention, base, dropout, fused, layers
+from nmt.models import attention, autoregression, base, blocks, dropout, fused, layers
 from nmt.models import state as decoder_state
 
-Options = families.TransformerEncoderOptions | families.TransformerDecoderOptions
+Options = blocks.Options
 
 
 def build_encoder(options: families.TransformerEncoderOptions) -> base.Encoder:
@@ -100,18 +100,24 @@ class TransformerDecoder(base.Decoder):
         num_sentences, num_positions, _ = memory.states_BSM.shape
         memory = memory.padded_to(decoder_state.padded_length(num_positions))
         sentence = {"source": memory.mask_BS[:, :num_positions]}
-        history = {}
         sentence["mask"] = attention.additive_mask(memory.mask_BS, memory.states_BSM)[:, None, None]
+        history, hypothesis = {}, {}
         for index, layer in enumerate(self.layers):
             key_BHSE, value_BHSE = layer.cross_attention.keys_values(memory)
             sentence[f"{index}.key"] = key_BHSE.contiguous()
             sentence[f"{index}.value"] = value_BHSE.contiguous()
+            if layer.autoregression is not None:
+                carried_BD = autoregression.start(memory.states_BSM, self.embedding_size)
+                hypothesis[f"{index}.carried"] = carried_BD
+                continue
             for name in ("key", "value"):
                 history[f"{index}.{name}"] = decoder_state.History.empty(key_BHSE)
+        visible_BKL = decoder_state.start_history(num_sentences, memory.states_BSM)
         return decoder_state.DecoderState(
             sentence=sentence,
+            hypothesis=hypothesis,
             history=history,
-            visible_BKL=decoder_state.start_history(num_sentences, memory.states_BSM),
+            visible_BKL=visible_BKL if history else None,
         )
 
     def step(
@@ -129,41 +135,40 @@ class TransformerDecoder(base.Decoder):
         beam = state.num_hypotheses
         embedded_BKE = embedded_NE.view(-1, beam, embedded_NE.shape[-1])
         states_BKD, rotation = self.input(embedded_BKE, state.position, same_position=True)
-        visible_BKL = decoder_state.see_own_slot(state)
-        num_slots = state.num_slots + beam
-        history = dict(state.history)
+        visible_BKL = decoder_state.see_own_slot(state) if state.history else None
+        history, hypothesis = dict(state.history), dict(state.hypothesis)
         weights_BKS = None
         for index, layer in enumerate(self.layers):
-            query_BHKE, key_BHKE, value_BHKE = layer.self_attention.project(states_BKD, rotation)
-            for name, entries in ((f"{index}.key", key_BHKE), (f"{index}.value", value_BHKE)):
-                history[name] = history[name].append(entries, state.num_slots)
-            own = (history[f"{index}.{name}"].padded(num_slots) for name in ("key", "value"))
-            cross = (state.sentence[f"{index}.{name}"] for name in ("key", "value"))
-            sources = _Sources(
-                (query_BHKE, *own, visible_BKL[:, None]), (*cross, state.sentence["mask"])
+            if layer.autoregression is not None:
+                name = f"{index}.carried"
+                states_BKD, hypothesis[name] = layer.autoregression.step(
+                    states_BKD, hypothesis[name], state.position
+                )
+            else:
+                assert visible_BKL is not None, "self-attention has a history"
+                heads = layer.self_attention.project(states_BKD, rotation)
+                for name, entries_BHKE in zip(("key", "value"), heads[1:], strict=True):
+                    entry = history[f"{index}.{name}"].append(entries_BHKE, state.num_slots)
+                    history[f"{index}.{name}"] = entry
+                num_slots = state.num_slots + beam
+                own = (history[f"{index}.{name}"].padded(num_slots) for name in ("key", "value"))
+                states_BKD = layer.self_attention(states_BKD, heads[0], *own, visible_BKL[:, None])
+            key_BHSE, value_BHSE = (state.sentence[f"{index}.{name}"] for name in ("key", "value"))
+            states_BKD, weights_BKS = layer.read_memory(
+                states_BKD,
+                (key_BHSE, value_BHSE, state.sentence["mask"]),
+                with_attention=with_attention and layer is self.layers.at(-1),
             )
-            wanted = with_attention and layer is self.layers.at(-1)
-            states_BKD, weights_BKS = layer.attend(states_BKD, sources, with_attention=wanted)
         if weights_BKS is not None:
             weights_BKS = weights_BKS[..., : state.sentence["source"].shape[1]].flatten(0, 1)
-        states_ND = self.final_norm(states_BKD).flatten(0, 1)
         next_state = dataclasses.replace(
-            state, position=state.position + 1, history=history, visible_BKL=visible_BKL
+            state,
+            position=state.position + 1,
+            hypothesis=hypothesis,
+            history=history,
+            visible_BKL=visible_BKL,
         )
-        return states_ND, weights_BKS, next_state
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sources:
-    """What the two attentions of a decoder layer read.
-
-    Attributes:
-        own: queries, keys and values of the target, and the additive mask.
-        cross: keys and values of the memory, and the additive mask.
-    """
-
-    own: tuple[torch.Tensor, ...]
-    cross: tuple[torch.Tensor, ...]
+        return self.final_norm(states_BKD).flatten(0, 1), weights_BKS, next_state
 
 
 class _Input(nn.Module):
@@ -215,7 +220,7 @@ class _SelfAttention(nn.Module):
     def __init__(self, options: Options) -> None:
         super().__init__()
         size = options.hidden_size
-        self.block = _Block(options)
+        self.block = blocks.Block(options)
         self.heads = _heads(options)
         # One product for queries, keys and values; each third is initialised as a layer of its own.
         self.projection = layers.linear(size, 3 * size)
@@ -252,7 +257,7 @@ class _CrossAttention(nn.Module):
     def __init__(self, options: Options, memory_size: int) -> None:
         super().__init__()
         size = options.hidden_size
-        self.block = _Block(options)
+        self.block = blocks.Block(options)
         self.heads = _heads(options)
         self.query = layers.linear(size, size)
         self.key = layers.linear(memory_size, size)
@@ -285,62 +290,11 @@ class _CrossAttention(nn.Module):
         return states_BTD, weights_BHTS.mean(1)
 
 
-class _Block(nn.Module):
-    """Residual connection, dropout and normalisation around a sub-layer (section 5.4)."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__()
-        self.norm = layers.norm(options.norm, options.hidden_size)
-        self._is_pre = options.norm_position == "pre"
-        self._dropout_rate = options.dropout
-
-    def before(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns what the sub-layer reads."""
-        normed: torch.Tensor = self.norm(states) if self._is_pre else states
-        return normed
-
-    def after(self, states: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-        """Returns the states with the sub-layer's result added."""
-        summed = fused.add_dropped(states, change, self._dropout_rate, self.training)
-        normed: torch.Tensor = summed if self._is_pre else self.norm(summed)
-        return normed
-
-
-class _FeedForward(nn.Module):
-    """Two linear maps with an activation between (section 3.3; SwiGLU: Shazeer 2020, eq. 6)."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__()
-        self._activation = options.activation
-        gates = 2 if options.activation == "swiglu" else 1
-        self.block = _Block(options)
-        self.inner = layers.linear(options.hidden_size, gates * options.feedforward_size)
-        self.outer = layers.linear(options.feedforward_size, options.hidden_size)
-        inner_rate = options.activation_dropout
-        self._dropout_rate = options.dropout if inner_rate is None else inner_rate
-
-    def forward(self, states_BTD: torch.Tensor) -> torch.Tensor:
-        """Returns the states after the block."""
-        inputs_BTD = self.block.before(states_BTD)
-        if self._activation == "relu" and fused.applies_to(inputs_BTD, self.inner.weight):
-            rate = self._dropout_rate if self.training else 0.0
-            change_BTD = fused.feed_forward(inputs_BTD, self.inner, self.outer, rate)
-            return self.block.after(states_BTD, change_BTD)
-        inner = self.inner(inputs_BTD)
-        if self._activation == "swiglu":
-            gate, inner = inner.chunk(2, dim=-1)
-            inner = F.silu(gate) * inner
-        else:
-            inner = F.relu(inner) if self._activation == "relu" else F.gelu(inner)
-        inner = dropout.dropout(inner, self._dropout_rate, self.training)
-        return self.block.after(states_BTD, self.outer(inner))
-
-
 class _EncoderLayer(nn.Module):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.self_attention = _SelfAttention(options)
-        self.feed_forward = _FeedForward(options)
+        self.feed_forward = blocks.FeedForwardBlock(options)
 
     def forward(
         self, states_BSD: torch.Tensor, mask_B11S: torch.Tensor, rotation: torch.Tensor | None
@@ -352,11 +306,15 @@ class _EncoderLayer(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    def __init__(self, options: Options, memory_size: int) -> None:
+    self_attention: _SelfAttention  # only where nothing stands in its place
+
+    def __init__(self, options: families.TransformerDecoderOptions, memory_size: int) -> None:
         super().__init__()
-        self.self_attention = _SelfAttention(options)
+        self.autoregression = autoregression.build(options)
+        if self.autoregression is None:
+            self.self_attention = _SelfAttention(options)
         self.cross_attention = _CrossAttention(options, memory_size)
-        self.feed_forward = _FeedForward(options)
+        self.feed_forward = blocks.FeedForwardBlock(options)
 
     def forward(
         self,
@@ -372,18 +330,28 @@ class _DecoderLayer(nn.Module):
         All that teacher forcing does with its parameters is in here; see `base.Decoder.shardable`.
         """
         causal_TT, mask_B11S = masks
-        heads = self.self_attention.project(states_BTD, rotation)
-        cross_heads = self.cross_attention.keys_values(memory)
-        sources = _Sources((*heads, causal_TT), (*cross_heads, mask_B11S))
-        return self.attend(states_BTD, sources, with_attention=with_attention)
+        if self.autoregression is None:
+            heads = self.self_attention.project(states_BTD, rotation)
+            states_BTD = self.self_attention(states_BTD, *heads, causal_TT)
+        else:
+            states_BTD = self.autoregression(states_BTD)
+        key_BHSE, value_BHSE = self.cross_attention.keys_values(memory)
+        return self.read_memory(
+            states_BTD, (key_BHSE, value_BHSE, mask_B11S), with_attention=with_attention
+        )
 
-    def attend(
-        self, states_BTD: torch.Tensor, sources: _Sources, *, with_attention: bool
+    def read_memory(
+        self, states_BTD: torch.Tensor, source: tuple[torch.Tensor, ...], *, with_attention: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the states after the layer, at all positions or at one; the body of both phases."""
-        states_BTD = self.self_attention(states_BTD, *sources.own)
+        """Returns what the rest of the layer makes of the states, at all positions or at one.
+
+        Args:
+            states_BTD: after the first block.
+            source: keys and values of the memory, and its additive mask.
+            with_attention: also return the weights.
+        """
         states_BTD, weights_BTS = self.cross_attention(
-            states_BTD, *sources.cross, with_attention=with_attention
+            states_BTD, *source, with_attention=with_attention
         )
         return self.feed_forward(states_BTD), weights_BTS
 
