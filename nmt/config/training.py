@@ -99,7 +99,7 @@ class TrainingConfig(knobs.Section):
         0.0,
         "weight of the divergence between two passes with other dropout (Liang et al. 2021)",
         ge=0,
-        why="0 = one pass; 5 pays on small data and makes an update twice as long",
+        why="0 = one pass; two make an update more than twice as long, and learn more slowly at first",
     )
     clip_norm: float | None = knobs.knob(1.0, "largest gradient norm; null = no clipping", gt=0)
     max_skipped_updates: int = knobs.knob(
