@@ -87,7 +87,8 @@ def test_configuration_shows_every_default_as_it_is(family: str):
             num_ignored += "would be ignored" in str(error)
             if "would be ignored" not in str(error):
                 raise
-    assert num_ignored < 15
+    # Most of them belong to a knob that is off by default.
+    assert num_ignored < len(commented) / 4
 
 
 def test_examples_of_optional_keys_load_when_uncommented():
