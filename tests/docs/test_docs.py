@@ -1,5 +1,6 @@
 """What the documentation shows is run as it stands there."""
 
+import gzip
 import re
 import shlex
 from pathlib import Path
@@ -54,7 +55,9 @@ def demo() -> None:
     assert cli.main(["train", "config.yaml", "--quiet"]) == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/decoding.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/results.md", "docs/decoding.md", "docs/fast-decoders.md"]
+)
 def test_every_command_is_one_that_exists(name: str):
     found = commands((ROOT / name).read_text(encoding="utf-8"))
     assert found
@@ -123,3 +126,40 @@ def test_the_family_of_the_documentation_trains_and_translates(monkeypatch):
     Path("config.yaml").write_text(CONFIG[:start] + plugin + CONFIG[end:])
     assert cli.main(["train", "config.yaml", "--quiet"]) == 0
     assert cli.main(["inspect", "runs/demo"]) == 0
+
+
+FAST = (ROOT / "docs/fast-decoders.md").read_text(encoding="utf-8")
+RECIPE = next(block for block in blocks(FAST, "sh") if "nmt translate" in block).splitlines()
+
+
+@pytest.mark.parametrize("text", blocks(FAST, "yaml"))
+def test_the_models_for_fast_decoding_are_valid(text: str):
+    start, end = CONFIG.index("model:"), CONFIG.index("training:")
+    decoder = loading.parse(CONFIG[:start] + text + CONFIG[end:], "fast-decoders.md").model.decoder
+    assert decoder.autoregressive_layer == "ssru"
+
+
+def test_a_student_learns_what_its_teacher_made_of_the_training_set():
+    """The three commands, with models that are trained for two updates."""
+    Path("configs").symlink_to(ROOT / "configs")
+    Path("data/multi30k").mkdir(parents=True)
+    src = "The train leaves at half past seven .\n\nShe sold tickets .\n" * 20
+    tgt = "Der Zug fährt um halb acht .\n\nSie verkaufte Karten .\n" * 20
+    for name in ("train", "val", "test_2016_flickr"):
+        for language, text in (("en", src), ("de", tgt)):
+            with gzip.open(f"data/multi30k/{name}.{language}.gz", "wt", encoding="utf-8") as file:
+                file.write(text)
+    tiny = ["tokenizer.vocab_size=290", "training.max_updates=2", "training.warmup_updates=1"]
+    tiny += ["training.batch_tokens=400", "decoding.max_length=10"]
+    tiny += [f"model.{side}.hidden_size=8" for side in ("encoder", "decoder")]
+    overrides = ["--quiet", *(f"--set={setting}" for setting in tiny)]
+    teacher, translate, student = (shlex.split(line)[1:] for line in RECIPE)
+    assert cli.main([*teacher, *overrides]) == 0
+    assert cli.main(translate) == 0
+    lines = src.split("\n")
+    made = Path("data/multi30k/train.distilled.de").read_text(encoding="utf-8").split("\n")
+    assert [line == "" for line in made] == [line == "" for line in lines]
+    assert cli.main([*student, *overrides]) == 0
+    trained = loading.load("runs/multi30k-student/config.yaml")
+    assert trained.model.decoder.autoregressive_layer == "ssru"
+    assert trained.data.train[0].tgt == "data/multi30k/train.distilled.de"

@@ -128,14 +128,15 @@ def test_average_attention_equals_its_formula(
 def test_a_state_carries_one_vector_a_layer_and_no_history(randomized, normal, make_memory, kind):
     decoder = randomized(transformer.TransformerDecoder(_options(kind), SIZE))
     state = decoder_state.expand(decoder.start(make_memory([5, 1], SIZE)), 3)
-    for _ in range(4):
-        _, _, state = decoder.step(normal(6, SIZE), state)
+    for position in range(5):
         assert not state.history and state.visible_BKL is None
+        if position:
+            assert all(entry.abs().min() > 0 for entry in state.hypothesis.values())
         assert {n: tuple(entry.shape) for n, entry in state.hypothesis.items()} == {
             "0.carried": (6, SIZE),
             "1.carried": (6, SIZE),
         }
-        assert all(entry.abs().min() > 0 for entry in state.hypothesis.values())
+        _, _, state = decoder.step(normal(6, SIZE), state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
