@@ -15,7 +15,6 @@ from pathlib import Path
 from nmt import errors
 from nmt.config import loading as config_loading
 from nmt.inference import loading, scorer, translator
-from nmt.models import seq2seq
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,6 @@ class Model:
         if len(src_lines) != len(tgt_lines):
             raise ValueError(f"{len(src_lines)} source lines, but {len(tgt_lines)} target lines")
         loaded = self._loaded
-        assert isinstance(loaded.model, seq2seq.Seq2Seq), "load makes no ensemble"
         machine = scorer.Scorer(
             loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic
         )

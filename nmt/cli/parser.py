@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
+from nmt.cli import reranking_flags, values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
@@ -84,6 +85,8 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "train": ("train what a configuration describes, or resume it", _add_train),
         "translate": ("translate lines", _add_translate),
         "evaluate": ("score translations against references", _add_evaluate),
+        "score": ("say how probable a model finds given translations", _add_score),
+        "mbr": ("choose from n-best lists by minimum Bayes risk", reranking_flags.add_mbr_verb),
         "inspect": ("show what is in a model folder", _add_inspect),
         "average": ("average the weights of a run's checkpoints", _add_average),
     }
@@ -116,7 +119,10 @@ def _add_init(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--valid-tgt", metavar="FILE", help="target side of validation")
     verb.add_argument(
-        "--family", type=_one_of(FAMILIES), metavar="|".join(FAMILIES), help="default: transformer"
+        "--family",
+        type=values.one_of(FAMILIES),
+        metavar="|".join(FAMILIES),
+        help="default: transformer",
     )
     verb.add_argument("--output", metavar="FILE", help="default: config.yaml")
     verb.add_argument("--force", action="store_true", help="overwrite existing files")
@@ -151,23 +157,26 @@ def _add_train(verb: argparse.ArgumentParser) -> None:
 
 def _add_translate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
     verb.add_argument("--input", metavar="FILE", help="lines to translate. Default: stdin")
     verb.add_argument("--output", metavar="FILE", help="default: stdout")
     _add_decoding(verb)
     verb.add_argument(
-        "--nbest", type=_positive, metavar="N", help="so many translations of each line"
+        "--nbest", type=values.positive, metavar="N", help="so many translations of each line"
     )
     verb.add_argument(
         "--format",
-        type=_one_of(FORMATS),
+        type=values.one_of(FORMATS),
         metavar="|".join(FORMATS),
         help="moses = `number ||| text ||| features ||| score`. Default: text",
     )
+    reranking_flags.add_mbr(verb)
     _add_machine(verb, "decoding.precision")
 
 
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
     verb.add_argument(
         "--src", metavar="FILE", help="lines to translate. Default: data.test of the model"
     )
@@ -189,7 +198,24 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer. Default: 13a")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--output", metavar="FILE", help="write the translations there")
+    reranking_flags.add_mbr(verb)
     _add_decoding(verb)
+    _add_machine(verb, "decoding.precision")
+
+
+def _add_score(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
+    reranking_flags.add_score_verb(verb)
+    verb.add_argument(
+        "--length-penalty", type=_number, metavar="X", help="0 = the score is the log-probability"
+    )
+    verb.add_argument(
+        "--batch-tokens",
+        type=values.integer,
+        metavar="N",
+        help="tokens scored at once, padding included",
+    )
     _add_machine(verb, "decoding.precision")
 
 
@@ -207,7 +233,7 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", metavar="MODEL_DIR", help="folder of a run, finished or not")
     which = verb.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--last", type=_positive, metavar="N", help="average the newest N checkpoints"
+        "--last", type=values.positive, metavar="N", help="average the newest N checkpoints"
     )
     which.add_argument(
         "--checkpoints",
@@ -222,12 +248,14 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
 
 def _add_decoding(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
-    verb.add_argument("--beam-size", type=_integer, metavar="N", help="hypotheses; 1 = greedy")
+    verb.add_argument(
+        "--beam-size", type=values.integer, metavar="N", help="hypotheses; 1 = greedy"
+    )
     verb.add_argument(
         "--length-penalty", type=_number, metavar="X", help="0 = plain sum of log-probabilities"
     )
-    verb.add_argument("--min-length", type=_integer, metavar="N", help="in target tokens")
-    verb.add_argument("--max-length", type=_integer, metavar="N", help="in target tokens")
+    verb.add_argument("--min-length", type=values.integer, metavar="N", help="in target tokens")
+    verb.add_argument("--max-length", type=values.integer, metavar="N", help="in target tokens")
     verb.add_argument(
         "--patience",
         type=_number,
@@ -241,11 +269,11 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         help="go on until no open hypothesis can win",
     )
     verb.add_argument(
-        "--batch-size", type=_positive, metavar="SENTENCES", help="searched at once at most"
+        "--batch-size", type=values.positive, metavar="SENTENCES", help="searched at once at most"
     )
     verb.add_argument(
         "--batch-tokens",
-        type=_integer,
+        type=values.integer,
         metavar="N",
         help="source tokens times beam size searched at once",
     )
@@ -255,29 +283,15 @@ def _add_machine(verb: argparse.ArgumentParser, precision_key: str) -> None:
     verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
     verb.add_argument(
         "--precision",
-        type=_one_of(PRECISIONS),
+        type=values.one_of(PRECISIONS),
         metavar="|".join(PRECISIONS),
         help=f"arithmetic; default: {precision_key} of the configuration",
     )
-    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"wants a whole number (given: {text!r}).") from error
-
-
-def _positive(text: str) -> int:
-    number = _integer(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"wants at least 1 (given: {number}).")
-    return number
+    verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")
 
 
 def _positives(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+    return [values.positive(part) for part in text.split(",")]
 
 
 def _number(text: str) -> float:
@@ -285,18 +299,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"wants a number (given: {text!r}).") from error
-
-
-def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    def choose(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(
-                f"wants one of {', '.join(choices)} (given: {text!r})."
-                + errors.did_you_mean(text, choices)
-            )
-        return text
-
-    return choose
 
 
 def _check_verb(argv: Sequence[str], verbs: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from nmt import errors
 from nmt.config import loading as config_loading
 from nmt.config import schema
+from nmt.evaluation import mbr
 from nmt.inference import loading, translator
 from nmt.runtime import files, lines
 
@@ -63,9 +64,15 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         args: `model`, `device`, `precision`, `threads`, `batch_size` and the decoding flags.
         num_best: translations per line.
     """
+    risk = _risk(args)
     loading.set_up_threads(args.threads)
     paths = loading.find_model(args.model)
-    loaded = loading.load_all(paths, device=args.device or "auto", precision=args.precision)
+    loaded = loading.load_all(
+        paths,
+        device=args.device or "auto",
+        precision=args.precision,
+        shares=args.ensemble_weights,
+    )
     return translator.Translator(
         loaded.model,
         loaded.texts,
@@ -73,6 +80,27 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         loaded.arithmetic,
         num_best=num_best,
         batch_sentences=args.batch_size,
+        risk=risk,
+    )
+
+
+def _risk(args: argparse.Namespace) -> mbr.Settings | None:
+    """Returns how minimum Bayes risk chooses; None where it does not.
+
+    Raises:
+        errors.UsageError: an option of it would be ignored.
+    """
+    if args.mbr is None:
+        for name in ("mbr_candidates", "mbr_weights", "mbr_exact"):
+            if getattr(args, name):
+                flag = "--" + name.replace("_", "-")
+                raise errors.UsageError(f"{flag}: would be ignored without --mbr. Give both.")
+        return None
+    return mbr.Settings(
+        metric=args.mbr,
+        weights=args.mbr_weights or "uniform",
+        is_exact=args.mbr_exact,
+        num_candidates=args.mbr_candidates,
     )
 
 
@@ -125,6 +153,8 @@ def _formatted(
         for found in translations:
             if style == "moses":
                 features = f"logprob={found.log_probability:.6f}"
+                if found.utility is not None:
+                    features += f" utility={found.utility:.6f}"
                 yield f"{number} ||| {found.text} ||| {features} ||| {found.score:.6f}"
             else:
                 yield found.text

@@ -65,7 +65,11 @@ def load(path: Path, *, device: str = "auto", precision: str | None = None) -> L
 
 
 def load_all(
-    paths: Sequence[Path], *, device: str = "auto", precision: str | None = None
+    paths: Sequence[Path],
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    shares: Sequence[float] | None = None,
 ) -> Loaded:
     """Loads one model, or several as an ensemble.
 
@@ -73,11 +77,17 @@ def load_all(
         paths: the folders; several have to have the same vocabularies.
         device: as in the configuration.
         precision: arithmetic, or None for that of the first configuration.
+        shares: how much each counts in the ensemble, above 0; None for equal ones.
 
     Raises:
         errors.ModelError: a folder cannot be used.
-        errors.UsageError: the models have different vocabularies.
+        errors.UsageError: the models have different vocabularies, or the shares do not fit them.
     """
+    if shares is not None and (len(shares) != len(paths) or len(paths) == 1):
+        raise errors.UsageError(
+            "--ensemble-weights: wants one weight for each of several --model "
+            f"(given: {len(shares)} for {len(paths)})."
+        )
     first = load(paths[0], device=device, precision=precision)
     if len(paths) == 1:
         return first
@@ -91,7 +101,9 @@ def load_all(
                     f"--model {path}: its {side} vocabulary is not that of {paths[0]}. An ensemble "
                     "has one vocabulary per side. Train the models with one tokenizer."
                 )
-    return dataclasses.replace(first, model=ensemble.Ensemble([part.model for part in parts]))
+    return dataclasses.replace(
+        first, model=ensemble.Ensemble([part.model for part in parts], shares)
+    )
 
 
 def load_texts(path: Path) -> translator.Texts:

@@ -8,6 +8,7 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
+from nmt.evaluation import mbr
 from nmt.models import base
 from nmt.runtime import device as devices
 from nmt.search import beam
@@ -25,12 +26,14 @@ class Translation:
             where the search found nothing.
         log_probability: sum over the target tokens, EOS included.
         tokens: target ids, without BOS and EOS.
+        utility: the expected one in percent, where minimum Bayes risk chose; None elsewhere.
     """
 
     text: str
     score: float = 0.0
     log_probability: float = 0.0
     tokens: tuple[int, ...] = ()
+    utility: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Translator:
         *,
         num_best: int = 1,
         batch_sentences: int | None = None,
+        risk: mbr.Settings | None = None,
     ) -> None:
         """Takes the parts.
 
@@ -67,6 +71,8 @@ class Translator:
             arithmetic: device and precision.
             num_best: translations per line.
             batch_sentences: sentences of a batch, or None for a budget of tokens.
+            risk: how minimum Bayes risk chooses among the candidates of a line; None for the
+                best by score.
 
         Raises:
             errors.UsageError: the settings do not fit each other or the model.
@@ -76,7 +82,10 @@ class Translator:
         self._arithmetic = arithmetic
         self._batch_sentences = batch_sentences
         self._batch_tokens = max(decoding.batch_tokens // decoding.beam_size, 1)
-        self._settings = _search_settings(decoding, num_best, model.max_tgt_positions)
+        self._num_best = num_best
+        self._risk = risk
+        num_candidates = num_best if risk is None else _num_candidates(risk, decoding, num_best)
+        self._settings = _search_settings(decoding, num_candidates, model.max_tgt_positions)
         limits = [decoding.max_src_tokens, model.max_src_positions]
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         ids = texts.tgt.vocab
@@ -89,8 +98,7 @@ class Translator:
         Args:
             lines: text without line ends.
         """
-        num_best = self._settings.num_best
-        results: list[list[Translation]] = [[Translation("")] * num_best for _ in lines]
+        results: list[list[Translation]] = [[Translation("")] * self._num_best for _ in lines]
         sources = self._encode(lines)
         # Longest first: what does not fit in memory fails at once, and padding is small.
         order = sorted(
@@ -144,8 +152,38 @@ class Translator:
             )
             for hypothesis in hypotheses
         ]
+        if self._risk is not None and found:
+            found = _by_utility(found, self._risk)
         missing = Translation("", score=float("-inf"), log_probability=float("-inf"))
-        return found + [missing] * (self._settings.num_best - len(found))
+        return (found + [missing] * self._num_best)[: self._num_best]
+
+
+def _by_utility(found: Sequence[Translation], risk: mbr.Settings) -> list[Translation]:
+    """Returns candidates in the order of their expected utility, whichever way they were made."""
+    utilities = mbr.expected_utilities(
+        [candidate.text for candidate in found],
+        [candidate.log_probability for candidate in found],
+        risk,
+    )
+    return [
+        dataclasses.replace(found[place], utility=utilities[place])
+        for place in mbr.ranking(utilities)
+    ]
+
+
+def _num_candidates(risk: mbr.Settings, decoding: schema.DecodingConfig, num_best: int) -> int:
+    wanted = risk.num_candidates or decoding.beam_size
+    if wanted > decoding.beam_size:
+        raise errors.UsageError(
+            f"--mbr-candidates: more than the beam is wide (given: {wanted}, beam "
+            f"{decoding.beam_size}). Raise --beam-size, or lower --mbr-candidates."
+        )
+    if num_best > wanted:
+        raise errors.UsageError(
+            f"--nbest: more than the candidates of --mbr (given: {num_best} of {wanted}). "
+            "Lower it, or raise --mbr-candidates and --beam-size."
+        )
+    return wanted
 
 
 def _search_settings(

@@ -146,6 +146,16 @@ class Model(Protocol):
     max_src_positions: int | None
     max_tgt_positions: int | None
 
+    def __call__(
+        self,
+        src_BS: torch.Tensor,
+        src_mask_BS: torch.Tensor,
+        tgt_in_BT: torch.Tensor,
+        *,
+        with_attention: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Teacher forcing: returns states [B, T, E], and attention [B, T, S] or None."""
+
     def encode(self, src_BS: torch.Tensor, src_mask_BS: torch.Tensor) -> Any:
         """Returns the memory of a batch of source ids [B, S], padded at the end."""
 

@@ -10,6 +10,7 @@ import torch
 
 from nmt import errors
 from nmt.config import schema
+from nmt.evaluation import mbr
 from nmt.inference import scorer, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
@@ -44,6 +45,7 @@ def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
         *,
         num_best: int = 1,
         batch_sentences: int | None = None,
+        risk: mbr.Settings | None = None,
         **decoding: Any,
     ) -> translator.Translator:
         return translator.Translator(
@@ -53,6 +55,7 @@ def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
             arithmetic,
             num_best=num_best,
             batch_sentences=batch_sentences,
+            risk=risk,
         )
 
     return build
@@ -270,3 +273,33 @@ def test_lower_precisions_translate_every_line(make_model, texts, corpus, family
         scores[precision] = [one.score for translations in found for one in translations]
         assert all(math.isfinite(score) for score in scores[precision])
     assert scores["bf16"] != scores["fp32"]
+
+
+@pytest.mark.parametrize("metric", mbr.METRICS)
+@pytest.mark.parametrize("weights", mbr.WEIGHTS)
+def test_minimum_bayes_risk_orders_what_the_search_finds(rnn, make, corpus, metric, weights):
+    settings = {"beam_size": 6, "max_length": 20}
+    plain = make(rnn, num_best=6, **settings).translate(corpus[:20])
+    risk = mbr.Settings(metric, weights)
+    found = make(rnn, num_best=2, risk=risk, **settings).translate([*corpus[:20], ""])
+    assert found.pop() == [translator.Translation("")] * 2
+    changed = 0
+    for candidates, chosen in zip(plain, found, strict=True):
+        real = [one for one in candidates if math.isfinite(one.score)]
+        utilities = mbr.expected_utilities(
+            [one.text for one in real], [one.log_probability for one in real], risk
+        )
+        order = mbr.ranking(utilities)[:2]
+        assert [one.text for one in chosen] == [real[place].text for place in order]
+        assert [one.utility for one in chosen] == [utilities[place] for place in order]
+        assert [one.score for one in chosen] == [real[place].score for place in order]
+        changed += chosen[0].text != candidates[0].text
+    assert changed or weights == "model"
+
+
+def test_candidates_fit_between_nbest_and_the_beam(rnn, make):
+    with pytest.raises(errors.UsageError, match=r"--mbr-candidates: .*given: 4, beam 3"):
+        make(rnn, risk=mbr.Settings(num_candidates=4))
+    with pytest.raises(errors.UsageError, match=r"--nbest: .*given: 3 of 2"):
+        make(rnn, num_best=3, risk=mbr.Settings(num_candidates=2))
+    make(rnn, num_best=2, risk=mbr.Settings(num_candidates=2))
