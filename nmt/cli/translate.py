@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +11,9 @@ from nmt import errors
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.evaluation import mbr
-from nmt.inference import loading, translator
-from nmt.runtime import files, lines
+from nmt.inference import loading, sharing, translator
+from nmt.runtime import device as devices
+from nmt.runtime import distributed, files, lines
 
 logger = logging.getLogger(__name__)
 
@@ -32,29 +33,44 @@ DECODING_FLAGS = (
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translates a file or stdin.
+    """Translates a file or stdin, on as many processes as torchrun started.
 
     Args:
-        args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
-            `device`, `precision`, `threads`.
+        args: `model`, `ensemble_weights`, `input`, `output`, the decoding flags, `nbest`, `format`,
+            the flags of `--mbr`, `batch_size`, `device`, `precision`, `threads`.
 
     Returns:
         0.
     """
+    start = distributed.started()
+    with distributed.joined(start, remedy=distributed.RESTART) as group:
+        if not group.is_main:
+            # What all would say alike, rank 0 says; `main` puts the level back.
+            logging.getLogger("nmt").setLevel(logging.ERROR)
+        machine = group.together(lambda: _prepared(args, start))
+        style = args.format or "text"
+        if not group.is_main:
+            _share(group, machine, None, None, style)
+        elif args.input is None:
+            _translate(group, machine, sys.stdin.buffer, args.output, style)
+        else:
+            with files.open_read(Path(args.input)) as stream:
+                _translate(group, machine, stream, args.output, style)
+    return 0
+
+
+def _prepared(args: argparse.Namespace, start: distributed.Start) -> translator.Translator:
+    """Returns the translator of this process, after a look at the options and the input."""
     if args.nbest is not None and args.nbest < 1:
         raise errors.UsageError(f"--nbest: wants at least 1 (given: {args.nbest}).")
     if args.batch_size is not None and args.batch_size < 1:
         raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
-    if args.input is not None:
+    if args.input is not None and start.rank == 0:
         files.check_readable(Path(args.input))
-    machine = build_translator(args, num_best=args.nbest or 1)
-    style = args.format or "text"
-    if args.input is not None:
-        with files.open_read(Path(args.input)) as stream:
-            _translate(machine, stream, args.output, style)
-    else:
-        _translate(machine, sys.stdin.buffer, args.output, style)
-    return 0
+    if start.size > 1:
+        device = devices.resolve(args.device or "auto")
+        args.device = str(devices.of_rank(device, start.local_rank, start.size))
+    return build_translator(args, num_best=args.nbest or 1)
 
 
 def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translator.Translator:
@@ -113,48 +129,61 @@ def decoding_of(args: argparse.Namespace, config: schema.Config) -> schema.Decod
 
 
 def _translate(
-    machine: translator.Translator, stream: BinaryIO, output: str | None, style: str
+    group: distributed.Group,
+    machine: translator.Translator,
+    stream: BinaryIO,
+    output: str | None,
+    style: str,
 ) -> None:
+    """Does the part of the process that reads and writes."""
     reader = lines.LineReader(stream)
     if output is None:
-        _write_all(machine, reader, lines.LineWriter(sys.stdout.buffer), style)
+        num_cut = _share(group, machine, reader, lines.LineWriter(sys.stdout.buffer), style)
     else:
         # Whole or not at all: a reader of the file never sees half a translation.
         with files.atomic_write(Path(output)) as target:
-            _write_all(machine, reader, lines.LineWriter(target), style)
+            num_cut = _share(group, machine, reader, lines.LineWriter(target), style)
     if reader.num_invalid:
         logger.warning(
             "lines that were not valid UTF-8, whose bad bytes were replaced: %d", reader.num_invalid
         )
-    if machine.num_cut:
-        logger.warning(
-            "lines that were longer than the model reads and were cut: %d", machine.num_cut
-        )
+    if num_cut:
+        logger.warning("lines that were longer than the model reads and were cut: %d", num_cut)
 
 
-def _write_all(
+def _share(
+    group: distributed.Group,
     machine: translator.Translator,
-    reader: lines.LineReader,
-    writer: lines.LineWriter,
+    reader: lines.LineReader | None,
+    writer: lines.LineWriter | None,
     style: str,
-) -> None:
-    number = 0
-    for chunk in reader.chunks(CHUNK_LINES):
-        results = machine.translate(chunk)
-        writer.write(_formatted(results, number, style))
-        number += len(chunk)
+) -> int:
+    """Translates what the reader of rank 0 has; returns how many lines were cut on all ranks."""
+
+    def work(own: Sequence[str], numbers: Sequence[int]) -> list[list[str]]:
+        return [
+            list(_formatted(found, number, style))
+            for number, found in zip(numbers, machine.translate(own), strict=True)
+        ]
+
+    def write(ready: Iterable[str]) -> None:
+        assert writer is not None, "rank 0 writes"
+        writer.write(ready)
+
+    chunks = iter(()) if reader is None else reader.chunks(CHUNK_LINES * group.size)
+    sharing.run(group, chunks, work, write)
+    return sum(group.gather(lambda: machine.num_cut))
 
 
 def _formatted(
-    results: Sequence[Sequence[translator.Translation]], first: int, style: str
+    translations: Sequence[translator.Translation], number: int, style: str
 ) -> Iterator[str]:
     """Yields output lines; moses is `number ||| text ||| features ||| score`, counted from 0."""
-    for number, translations in enumerate(results, start=first):
-        for found in translations:
-            if style == "moses":
-                features = f"logprob={found.log_probability:.6f}"
-                if found.utility is not None:
-                    features += f" utility={found.utility:.6f}"
-                yield f"{number} ||| {found.text} ||| {features} ||| {found.score:.6f}"
-            else:
-                yield found.text
+    for found in translations:
+        if style == "moses":
+            features = f"logprob={found.log_probability:.6f}"
+            if found.utility is not None:
+                features += f" utility={found.utility:.6f}"
+            yield f"{number} ||| {found.text} ||| {features} ||| {found.score:.6f}"
+        else:
+            yield found.text
