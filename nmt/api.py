@@ -37,7 +37,7 @@ class Model:
         """Takes a loaded model."""
         self._loaded = loaded
 
-    def translate(self, lines: Sequence[str], **decoding: float | bool) -> list[str]:
+    def translate(self, lines: Sequence[str], **decoding: float | bool | str) -> list[str]:
         """Returns the best translation of each line, in order; a blank line stays blank.
 
         Args:
@@ -52,7 +52,7 @@ class Model:
         return [found[0].text for found in self._translations(lines, 1, decoding)]
 
     def translate_nbest(
-        self, lines: Sequence[str], num_best: int, **decoding: float | bool
+        self, lines: Sequence[str], num_best: int, **decoding: float | bool | str
     ) -> list[list[Translation]]:
         """Returns the `num_best` best translations of each line, best first.
 
@@ -92,7 +92,7 @@ class Model:
         return [pair.log_probability for pair in machine.score(src_lines, tgt_lines)]
 
     def _translations(
-        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
+        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool | str]
     ) -> list[list[translator.Translation]]:
         _check_lines(lines)
         loaded = self._loaded

@@ -15,6 +15,7 @@ from nmt.cli import reranking_flags, values
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
 FORMATS = ("text", "moses")
+LONG = ("truncate", "split")
 
 _DESCRIPTION = "Trains, runs and judges neural machine translation models."
 _EPILOG = "`nmt VERB --help` lists the flags of a verb."
@@ -267,6 +268,12 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="go on until no open hypothesis can win",
+    )
+    verb.add_argument(
+        "--long",
+        type=values.one_of(LONG),
+        metavar="|".join(LONG),
+        help="what becomes of lines past decoding.max_src_tokens",
     )
     verb.add_argument(
         "--batch-size", type=values.positive, metavar="SENTENCES", help="searched at once at most"

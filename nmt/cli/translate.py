@@ -28,6 +28,7 @@ DECODING_FLAGS = (
     "max_length",
     "patience",
     "exact_stop",
+    "long",
     "batch_tokens",
 )
 
@@ -138,17 +139,21 @@ def _translate(
     """Does the part of the process that reads and writes."""
     reader = lines.LineReader(stream)
     if output is None:
-        num_cut = _share(group, machine, reader, lines.LineWriter(sys.stdout.buffer), style)
+        num_cut, num_split = _share(
+            group, machine, reader, lines.LineWriter(sys.stdout.buffer), style
+        )
     else:
         # Whole or not at all: a reader of the file never sees half a translation.
         with files.atomic_write(Path(output)) as target:
-            num_cut = _share(group, machine, reader, lines.LineWriter(target), style)
+            num_cut, num_split = _share(group, machine, reader, lines.LineWriter(target), style)
     if reader.num_invalid:
         logger.warning(
             "lines that were not valid UTF-8, whose bad bytes were replaced: %d", reader.num_invalid
         )
     if num_cut:
         logger.warning("lines that were longer than the model reads and were cut: %d", num_cut)
+    if num_split:
+        logger.warning("lines that were longer than the model reads and were split: %d", num_split)
 
 
 def _share(
@@ -157,8 +162,8 @@ def _share(
     reader: lines.LineReader | None,
     writer: lines.LineWriter | None,
     style: str,
-) -> int:
-    """Translates what the reader of rank 0 has; returns how many lines were cut on all ranks."""
+) -> tuple[int, int]:
+    """Translates what the reader of rank 0 has; returns how many lines all ranks have cut and split."""
 
     def work(own: Sequence[str], numbers: Sequence[int]) -> list[list[str]]:
         return [
@@ -172,7 +177,8 @@ def _share(
 
     chunks = iter(()) if reader is None else reader.chunks(CHUNK_LINES * group.size)
     sharing.run(group, chunks, work, write)
-    return sum(group.gather(lambda: machine.num_cut))
+    counts = group.gather(lambda: [machine.num_cut, machine.num_split])
+    return sum(cut for cut, _ in counts), sum(split for _, split in counts)
 
 
 def _formatted(

@@ -9,6 +9,7 @@ from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
 from nmt.evaluation import mbr
+from nmt.inference import splitting
 from nmt.models import base
 from nmt.runtime import device as devices
 from nmt.search import beam
@@ -49,6 +50,7 @@ class Translator:
 
     Attributes:
         num_cut: source lines so far that were longer than the limit and were cut.
+        num_split: those that were translated in parts instead.
     """
 
     def __init__(
@@ -90,7 +92,8 @@ class Translator:
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         ids = texts.tgt.vocab
         self._ids = beam.SpecialIds(bos=ids.bos_id, eos=ids.eos_id, pad=ids.pad_id)
-        self.num_cut = 0
+        self._long = decoding.long
+        self.num_cut = self.num_split = 0
 
     def translate(self, lines: Sequence[str]) -> list[list[Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.
@@ -98,6 +101,26 @@ class Translator:
         Args:
             lines: text without line ends.
         """
+        if self._long == "truncate":
+            return self._translate(lines)
+        parts = [self._parts(line) for line in lines]
+        found = iter(self._translate([part for several in parts for part in several]))
+        return [_joined([next(found) for _ in several]) for several in parts]
+
+    def _parts(self, line: str) -> list[str]:
+        """Returns the line, or what it is cut into where it is too long."""
+
+        def count(several: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in self._texts.src.encode_batch(several)]
+
+        room = max(self._max_src_tokens - 1, 1)  # beside EOS
+        if not line.strip() or count([line])[0] <= room:
+            return [line]
+        self.num_split += 1
+        return splitting.split(line, room, count)
+
+    def _translate(self, lines: Sequence[str]) -> list[list[Translation]]:
+        """Returns what `translate` does, without splitting."""
         results: list[list[Translation]] = [[Translation("")] * self._num_best for _ in lines]
         sources = self._encode(lines)
         # Longest first: what does not fit in memory fails at once, and padding is small.
@@ -156,6 +179,29 @@ class Translator:
             found = _by_utility(found, self._risk)
         missing = Translation("", score=float("-inf"), log_probability=float("-inf"))
         return (found + [missing] * self._num_best)[: self._num_best]
+
+
+def _joined(parts: Sequence[Sequence[Translation]]) -> list[Translation]:
+    """Returns the translations of a line from those of its parts: the n-th of each, with a space between.
+
+    Log-probabilities and scores are summed, since parts are translated on their own; utilities, which
+    are percents, are meant.
+    """
+    if len(parts) == 1:
+        return list(parts[0])
+    joined = []
+    for row in zip(*parts, strict=True):
+        utilities = [found.utility for found in row if found.utility is not None]
+        joined.append(
+            Translation(
+                " ".join(found.text for found in row if found.text),
+                sum(found.score for found in row),
+                sum(found.log_probability for found in row),
+                tuple(token for found in row for token in found.tokens),
+                sum(utilities) / len(utilities) if utilities else None,
+            )
+        )
+    return joined
 
 
 def _by_utility(found: Sequence[Translation], risk: mbr.Settings) -> list[Translation]:

@@ -221,3 +221,15 @@ def test_risk_options_without_risk_are_refused(here, nmt):
         name = flag.partition("=")[0]
         nmt("translate", "-q", flag).assert_refused(2, f"{name}: would be ignored without --mbr")
     assert nmt("evaluate", "--mbr=chrf", "--beam-size=2", "--bleu").lines[0].startswith("BLEU|")
+
+
+def test_long_lines_are_cut_or_split_as_asked(here, nmt):
+    source = (b"ba de. " * 1000) + b"\nba de\n\n"
+    done = nmt("translate", "-q", "--long=split", "--beam-size=1", stdin=source)
+    assert (done.code, len(done.lines)) == (0, 3)
+    assert done.messages == ["lines that were longer than the model reads and were split: 1"]
+    cut = nmt("translate", "-q", "--long=truncate", "--beam-size=1", stdin=source)
+    assert cut.messages == ["lines that were longer than the model reads and were cut: 1"]
+    assert done.lines[1:] == cut.lines[1:]
+    refused = nmt("translate", "-q", "--long=both", stdin=source)
+    refused.assert_refused(2, "--long: wants one of truncate, split (given: 'both')")

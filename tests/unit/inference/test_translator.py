@@ -11,7 +11,7 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import mbr
-from nmt.inference import scorer, translator
+from nmt.inference import scorer, splitting, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam
@@ -303,3 +303,42 @@ def test_candidates_fit_between_nbest_and_the_beam(rnn, make):
     with pytest.raises(errors.UsageError, match=r"--nbest: .*given: 3 of 2"):
         make(rnn, num_best=3, risk=mbr.Settings(num_candidates=2))
     make(rnn, num_best=2, risk=mbr.Settings(num_candidates=2))
+
+
+def test_long_lines_are_translated_in_parts_that_fit(model, make, texts, corpus):
+    """Each part as if it were alone, joined by a space; lines that fit are left as they are."""
+    limits = {"max_src_tokens": 16, "long": "split"}
+    line = ". ".join(corpus[:12])
+    assert len(texts.src.encode(line)) > 40
+    machine = make(model, **limits)
+    first, short, blank = machine.translate([line, " abc", " "])
+    assert (machine.num_split, machine.num_cut) == (1, 0)
+
+    def count(several):
+        return [len(texts.src.encode(text)) for text in several]
+
+    parts = splitting.split(line, 15, count)
+    assert len(parts) > 2
+    alone = [found[0] for found in make(model, max_src_tokens=16).translate(parts)]
+    assert first[0].text == " ".join(found.text for found in alone if found.text)
+    assert first[0].score == pytest.approx(sum(found.score for found in alone))
+    assert first[0].log_probability == pytest.approx(sum(one.log_probability for one in alone))
+    assert short[0].tokens == make(model).translate([" abc"])[0][0].tokens
+    assert blank == [translator.Translation("")]
+    cut = make(model, max_src_tokens=16)
+    cut.translate([line])
+    assert (cut.num_split, cut.num_cut) == (0, 1)
+
+
+def test_nbest_of_a_split_line_are_the_nth_of_its_parts(rnn, make, corpus):
+    line = ". ".join(corpus[:12])
+    risk = mbr.Settings()
+    machine = make(rnn, num_best=3, risk=risk, max_src_tokens=16, long="split")
+    (found,) = machine.translate([line])
+    assert len(found) == 3
+    utilities = [one.utility for one in found if one.utility is not None]
+    assert utilities and utilities == sorted(utilities, reverse=True)
+    scores = [one.score for one in make(
+        rnn, num_best=3, max_src_tokens=16, long="split"
+    ).translate([line])[0]]  # fmt: skip
+    assert scores == sorted(scores, reverse=True)
