@@ -15,8 +15,7 @@ from typing import Any
 
 from nmt import errors
 from nmt.config import loading as config_loading
-from nmt.inference import json_lines, loading, requests, scorer, translator
-from nmt.models import seq2seq
+from nmt.inference import json_lines, loading, outcomes, requests, scorer, translator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Model:
         """Takes a loaded model."""
         self._loaded = loaded
 
-    def translate(self, lines: Sequence[str], **decoding: float | bool) -> list[str]:
+    def translate(self, lines: Sequence[str], **decoding: float | bool | str) -> list[str]:
         """Returns the best translation of each line, in order; a blank line stays blank.
 
         Args:
@@ -54,7 +53,7 @@ class Model:
         return [found[0].text for found in self._translations(lines, 1, decoding)]
 
     def translate_nbest(
-        self, lines: Sequence[str], num_best: int, **decoding: float | bool
+        self, lines: Sequence[str], num_best: int, **decoding: float | bool | str
     ) -> list[list[Translation]]:
         """Returns the `num_best` best translations of each line, best first.
 
@@ -73,7 +72,7 @@ class Model:
         ]
 
     def translate_requests(
-        self, objects: Sequence[Mapping[str, Any]], **decoding: float | bool
+        self, objects: Sequence[Mapping[str, Any]], **decoding: float | bool | str
     ) -> list[dict[str, Any]]:
         """Answers objects, as `nmt translate --format jsonl` does.
 
@@ -99,7 +98,7 @@ class Model:
         found = iter(machine.answer([one for one in read if isinstance(one, requests.Request)]))
         return [
             json_lines.object_of(
-                translator.Outcome([], one) if isinstance(one, str) else next(found), fields
+                outcomes.Outcome([], one) if isinstance(one, str) else next(found), fields
             )
             for one, fields in zip(read, objects, strict=True)
         ]
@@ -120,20 +119,19 @@ class Model:
         if len(src_lines) != len(tgt_lines):
             raise ValueError(f"{len(src_lines)} source lines, but {len(tgt_lines)} target lines")
         loaded = self._loaded
-        assert isinstance(loaded.model, seq2seq.Seq2Seq), "load makes no ensemble"
         machine = scorer.Scorer(
             loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic
         )
         return [pair.log_probability for pair in machine.score(src_lines, tgt_lines)]
 
     def _translations(
-        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool]
-    ) -> list[list[translator.Translation]]:
+        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool | str]
+    ) -> list[list[outcomes.Translation]]:
         _check_lines(lines)
         return self._translator(num_best, decoding).translate(lines)
 
     def _translator(
-        self, num_best: int, decoding: dict[str, float | bool]
+        self, num_best: int, decoding: dict[str, float | bool | str]
     ) -> translator.Translator:
         loaded = self._loaded
         if "precision" in decoding:

@@ -1,7 +1,8 @@
 """The flags of `nmt translate` that stand for keys under `decoding` in the configuration."""
 
 import argparse
-from collections.abc import Callable
+
+from nmt.cli import values
 
 # Key, kind, and what `--help` says; the schema checks the values.
 _CONTROL: tuple[tuple[str, type, str], ...] = (
@@ -27,24 +28,14 @@ CONTROL = tuple(name for name, _, _ in _CONTROL)
 EXPLAINING = tuple(name for name, _, _ in _EXPLAINING)
 
 
-def add_control(
-    verb: argparse.ArgumentParser, integer: Callable[[str], int], number: Callable[[str], float]
-) -> None:
-    """Adds the flags that change which translation is found.
-
-    Args:
-        verb: where to.
-        integer: reads a whole number or complains.
-        number: reads a number or complains.
-    """
-    _add(verb, _CONTROL, integer, number)
+def add_control(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that change which translation is found."""
+    _add(verb, _CONTROL)
 
 
-def add_explaining(
-    verb: argparse.ArgumentParser, integer: Callable[[str], int], number: Callable[[str], float]
-) -> None:
-    """Adds the flags that ask for more than the translation; arguments as for `add_control`."""
-    _add(verb, _EXPLAINING, integer, number)
+def add_explaining(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that ask for more than the translation."""
+    _add(verb, _EXPLAINING)
     verb.add_argument(
         "--return-scores", action="store_true", help="print the score behind each translation"
     )
@@ -62,17 +53,12 @@ def add_explaining(
     )
 
 
-def _add(
-    verb: argparse.ArgumentParser,
-    flags: tuple[tuple[str, type, str], ...],
-    integer: Callable[[str], int],
-    number: Callable[[str], float],
-) -> None:
+def _add(verb: argparse.ArgumentParser, flags: tuple[tuple[str, type, str], ...]) -> None:
     for name, kind, text in flags:
         flag = "--" + name.replace("_", "-")
         if kind is bool:
             verb.add_argument(flag, action="store_const", const=True, help=text)
         elif kind is int:
-            verb.add_argument(flag, type=integer, metavar="N", help=text)
+            verb.add_argument(flag, type=values.integer, metavar="N", help=text)
         else:
-            verb.add_argument(flag, type=number, metavar="X", help=text)
+            verb.add_argument(flag, type=values.number, metavar="X", help=text)

@@ -1,7 +1,8 @@
 """Flags about what translates, and how fast: other engines, `nmt export`, `nmt optimize`."""
 
 import argparse
-from collections.abc import Callable, Sequence
+
+from nmt.cli import values
 
 ENGINES = ("nmt", "ctranslate2")
 EXPORTS = ("ctranslate2",)
@@ -11,24 +12,25 @@ QUANTIZATIONS = (
     "bfloat16",
 )  # fmt: skip
 
-OneOf = Callable[[Sequence[str]], Callable[[str], str]]
-Positive = Callable[[str], int]
 
-
-def add_engine(verb: argparse.ArgumentParser, one_of: OneOf) -> None:
+def add_engine(verb: argparse.ArgumentParser) -> None:
     """Adds `--engine`."""
     verb.add_argument(
         "--engine",
-        type=one_of(ENGINES),
+        type=values.one_of(ENGINES),
         metavar="|".join(ENGINES),
         help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt",
     )
 
 
-def add_export(verb: argparse.ArgumentParser, one_of: OneOf, positive: Positive) -> None:
+def add_export(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt export`."""
     verb.add_argument(
-        "--to", type=one_of(EXPORTS), required=True, metavar="|".join(EXPORTS), help="the engine"
+        "--to",
+        type=values.one_of(EXPORTS),
+        required=True,
+        metavar="|".join(EXPORTS),
+        help="the engine",
     )
     verb.add_argument(
         "--model",
@@ -41,7 +43,7 @@ def add_export(verb: argparse.ArgumentParser, one_of: OneOf, positive: Positive)
     )
     verb.add_argument(
         "--quantization",
-        type=one_of(QUANTIZATIONS),
+        type=values.one_of(QUANTIZATIONS),
         metavar="TYPE",
         help=f"how weights are stored: {', '.join(QUANTIZATIONS)}. Default: float32",
     )
@@ -51,12 +53,15 @@ def add_export(verb: argparse.ArgumentParser, one_of: OneOf, positive: Positive)
         help="source lines on which both engines are compared. Default: data.valid of the model",
     )
     verb.add_argument(
-        "--check-lines", type=positive, metavar="N", help="so many of them at most. Default: 500"
+        "--check-lines",
+        type=values.positive,
+        metavar="N",
+        help="so many of them at most. Default: 500",
     )
-    verb.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
+    verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")
 
 
-def add_optimize(verb: argparse.ArgumentParser, positive: Positive) -> None:
+def add_optimize(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt optimize`."""
     verb.add_argument("model", metavar="MODEL_DIR", help="folder of a run that has a model")
     verb.add_argument(
@@ -70,4 +75,4 @@ def add_optimize(verb: argparse.ArgumentParser, positive: Positive) -> None:
         action="store_true",
         help="also learn from the training data which targets a source may need, and measure that",
     )
-    verb.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
+    verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")

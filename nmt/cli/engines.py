@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nmt import errors
 from nmt.config import loading as config_loading
-from nmt.inference import loading, requests, translator
+from nmt.inference import loading, outcomes, requests
 from nmt.interop import ctranslate2_engine, ctranslate2_folder
 
 # Flags of `nmt translate` that mean to CTranslate2 what they mean to us; docs/export.md has the list.
@@ -30,11 +30,12 @@ class Machine(Protocol):
 
     default: requests.Request
     num_cut: int
+    num_split: int
 
     def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
         """Refuses a request before any work, if it is impossible."""
 
-    def answer(self, asked: Sequence[requests.Request]) -> list[translator.Outcome]:
+    def answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Returns what becomes of each request; one that is impossible harms no other."""
 
 

@@ -91,6 +91,10 @@ def _translated(args: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
         logger.warning(
             "lines that were longer than the model reads and were cut: %d", machine.num_cut
         )
+    if machine.num_split:
+        logger.warning(
+            "lines that were longer than the model reads and were split: %d", machine.num_split
+        )
     return hypotheses, references
 
 

@@ -19,7 +19,7 @@ from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
 TORCH_VERBS = frozenset(
-    {"train", "check", "translate", "evaluate", "average", "export", "optimize"}
+    {"train", "check", "translate", "evaluate", "score", "average", "export", "optimize"}
 )
 
 
@@ -119,17 +119,20 @@ def _check_streams(args: argparse.Namespace) -> None:
     Raises:
         errors.FileError: stdin or stdout is closed.
     """
-    reads = args.verb == "translate" and args.input is None
-    writes = args.verb in {"check", "evaluate", "export", "inspect", "optimize"} or (
-        args.verb == "translate" and args.output is None
+    reads = (args.verb in {"translate", "mbr"} and args.input is None) or (
+        args.verb == "score" and args.src is None
     )
+    has_output = args.verb in {"translate", "score", "mbr"}
+    prints = {"check", "evaluate", "export", "inspect", "optimize"}
+    writes = args.verb in prints or (has_output and args.output is None)
     if sys.stdin is None:
         if reads:
-            raise errors.FileError("stdin: is closed. Give lines on stdin, or a file with --input.")
+            flags = "files with --src and --tgt" if args.verb == "score" else "a file with --input"
+            raise errors.FileError(f"stdin: is closed. Give lines on stdin, or {flags}.")
         sys.stdin = open(os.devnull)  # noqa: SIM115 (stays open)
     if sys.stdout is None:
         if writes:
-            hint = ", or a file with --output" if args.verb == "translate" else ""
+            hint = ", or a file with --output" if has_output else ""
             raise errors.FileError(f"stdout: is closed. Give somewhere to write to{hint}.")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (stays open)
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
-from nmt.cli import decoding_flags, engine_flags
+from nmt.cli import decoding_flags, engine_flags, reranking_flags, values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp16", "fp64")
 FAMILIES = ("transformer", "rnn", "cnn")
 FORMATS = ("text", "moses", "jsonl")
+LONG = ("truncate", "split")
 
 _DESCRIPTION = "Trains, runs and judges neural machine translation models."
 _EPILOG = "`nmt VERB --help` lists the flags of a verb."
@@ -86,15 +87,17 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "train": ("train what a configuration describes, or resume it", _add_train),
         "translate": ("translate lines", _add_translate),
         "evaluate": ("score translations against references", _add_evaluate),
+        "score": ("say how probable a model finds given translations", _add_score),
+        "mbr": ("choose from n-best lists by minimum Bayes risk", reranking_flags.add_mbr_verb),
         "inspect": ("show what is in a model folder", _add_inspect),
         "average": ("average the weights of a run's checkpoints", _add_average),
         "export": (
             "write a model for another engine",
-            lambda verb: engine_flags.add_export(verb, _one_of, _positive),
+            engine_flags.add_export,
         ),
         "optimize": (
             "choose the fastest precision that costs no quality",
-            lambda verb: engine_flags.add_optimize(verb, _positive),
+            engine_flags.add_optimize,
         ),
     }
     verbs: dict[str, argparse.ArgumentParser] = {}
@@ -126,7 +129,10 @@ def _add_init(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--valid-tgt", metavar="FILE", help="target side of validation")
     verb.add_argument(
-        "--family", type=_one_of(FAMILIES), metavar="|".join(FAMILIES), help="default: transformer"
+        "--family",
+        type=values.one_of(FAMILIES),
+        metavar="|".join(FAMILIES),
+        help="default: transformer",
     )
     verb.add_argument("--output", metavar="FILE", help="default: config.yaml")
     verb.add_argument("--force", action="store_true", help="overwrite existing files")
@@ -161,26 +167,29 @@ def _add_train(verb: argparse.ArgumentParser) -> None:
 
 def _add_translate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
     verb.add_argument("--input", metavar="FILE", help="lines to translate. Default: stdin")
     verb.add_argument("--output", metavar="FILE", help="default: stdout")
     _add_decoding(verb)
     verb.add_argument(
-        "--nbest", type=_positive, metavar="N", help="so many translations of each line"
+        "--nbest", type=values.positive, metavar="N", help="so many translations of each line"
     )
     verb.add_argument(
         "--format",
-        type=_one_of(FORMATS),
+        type=values.one_of(FORMATS),
         metavar="|".join(FORMATS),
         help="moses = `number ||| text ||| features ||| score`; jsonl = JSON objects in and out. "
         "Default: text",
     )
-    engine_flags.add_engine(verb, _one_of)
-    decoding_flags.add_explaining(verb, _integer, _number)
+    engine_flags.add_engine(verb)
+    decoding_flags.add_explaining(verb)
+    reranking_flags.add_mbr(verb)
     _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
     verb.add_argument(
         "--src", metavar="FILE", help="lines to translate. Default: data.test of the model"
     )
@@ -202,8 +211,28 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer. Default: 13a")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--output", metavar="FILE", help="write the translations there")
+    reranking_flags.add_mbr(verb)
     _add_decoding(verb)
     _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
+
+
+def _add_score(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
+    reranking_flags.add_ensemble_weights(verb)
+    reranking_flags.add_score_verb(verb)
+    verb.add_argument(
+        "--length-penalty",
+        type=values.number,
+        metavar="X",
+        help="0 = the score is the log-probability",
+    )
+    verb.add_argument(
+        "--batch-tokens",
+        type=values.integer,
+        metavar="N",
+        help="tokens scored at once, padding included",
+    )
+    _add_machine(verb, "decoding.precision")
 
 
 def _add_inspect(verb: argparse.ArgumentParser) -> None:
@@ -220,11 +249,11 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", metavar="MODEL_DIR", help="folder of a run, finished or not")
     which = verb.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--last", type=_positive, metavar="N", help="average the newest N checkpoints"
+        "--last", type=values.positive, metavar="N", help="average the newest N checkpoints"
     )
     which.add_argument(
         "--checkpoints",
-        type=_positives,
+        type=values.positives,
         metavar="U1,U2,...",
         help="average the checkpoints of these updates; `nmt inspect` lists them",
     )
@@ -235,16 +264,21 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
 
 def _add_decoding(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that stand for keys under `decoding`; the schema checks their values."""
-    decoding_flags.add_control(verb, _integer, _number)
-    verb.add_argument("--beam-size", type=_integer, metavar="N", help="hypotheses; 1 = greedy")
+    decoding_flags.add_control(verb)
     verb.add_argument(
-        "--length-penalty", type=_number, metavar="X", help="0 = plain sum of log-probabilities"
+        "--beam-size", type=values.integer, metavar="N", help="hypotheses; 1 = greedy"
     )
-    verb.add_argument("--min-length", type=_integer, metavar="N", help="in target tokens")
-    verb.add_argument("--max-length", type=_integer, metavar="N", help="in target tokens")
+    verb.add_argument(
+        "--length-penalty",
+        type=values.number,
+        metavar="X",
+        help="0 = plain sum of log-probabilities",
+    )
+    verb.add_argument("--min-length", type=values.integer, metavar="N", help="in target tokens")
+    verb.add_argument("--max-length", type=values.integer, metavar="N", help="in target tokens")
     verb.add_argument(
         "--patience",
-        type=_number,
+        type=values.number,
         metavar="X",
         help="a sentence is done at beam size times X finished hypotheses, if none open is better",
     )
@@ -260,11 +294,17 @@ def _add_decoding(verb: argparse.ArgumentParser) -> None:
         help="search only what `nmt optimize --shortlist` found likely. Default: if it chose so",
     )
     verb.add_argument(
-        "--batch-size", type=_positive, metavar="SENTENCES", help="searched at once at most"
+        "--long",
+        type=values.one_of(LONG),
+        metavar="|".join(LONG),
+        help="what becomes of lines past decoding.max_src_tokens",
+    )
+    verb.add_argument(
+        "--batch-size", type=values.positive, metavar="SENTENCES", help="searched at once at most"
     )
     verb.add_argument(
         "--batch-tokens",
-        type=_integer,
+        type=values.integer,
         metavar="N",
         help="source tokens times beam size searched at once",
     )
@@ -276,48 +316,11 @@ def _add_machine(
     verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
     verb.add_argument(
         "--precision",
-        type=_one_of(precisions),
+        type=values.one_of(precisions),
         metavar="|".join(precisions),
         help=f"arithmetic; default: {precision_key} of the configuration",
     )
-    verb.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"wants a whole number (given: {text!r}).") from error
-
-
-def _positive(text: str) -> int:
-    number = _integer(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"wants at least 1 (given: {number}).")
-    return number
-
-
-def _positives(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"wants a number (given: {text!r}).") from error
-
-
-def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    def choose(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(
-                f"wants one of {', '.join(choices)} (given: {text!r})."
-                + errors.did_you_mean(text, choices)
-            )
-        return text
-
-    return choose
+    verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")
 
 
 def _check_verb(argv: Sequence[str], verbs: Sequence[str]) -> None:

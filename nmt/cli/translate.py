@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +12,10 @@ from nmt import errors
 from nmt.cli import decoding_flags, engines, translate_formats
 from nmt.config import loading as config_loading
 from nmt.config import schema
-from nmt.inference import loading, translator
-from nmt.runtime import files, lines
+from nmt.evaluation import mbr
+from nmt.inference import loading, sharing, translator
+from nmt.runtime import connections, distributed, files, lines
+from nmt.runtime import device as devices
 from nmt.text import glossary
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ DECODING_FLAGS = (
     "max_length",
     "patience",
     "exact_stop",
+    "long",
     "batch_tokens",
     *decoding_flags.CONTROL,
     *decoding_flags.EXPLAINING,
@@ -35,26 +39,48 @@ DECODING_FLAGS = (
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translates a file or stdin.
+    """Translates a file or stdin, on as many processes as torchrun started.
 
     Args:
-        args: `model`, `input`, `output`, the decoding flags, `nbest`, `format`, `batch_size`,
-            `engine`, `device`, `precision`, `threads`, `shortlist`, and what
-            `decoding_flags.add_explaining` adds.
+        args: `model`, `ensemble_weights`, `input`, `output`, the decoding flags, `nbest`, `format`,
+            the flags of `--mbr`, `batch_size`, `engine`, `device`, `precision`, `threads`,
+            `shortlist`, and what `decoding_flags.add_explaining` adds.
 
     Returns:
         0.
     """
+    start = distributed.started()
+    with distributed.joined(start, remedy=connections.RESTART) as group:
+        if not group.is_main:
+            # What all would say alike, rank 0 says; `main` puts the level back.
+            logging.getLogger("nmt").setLevel(logging.ERROR)
+        answerer = group.together(lambda: _prepared(args, start))
+        if not group.is_main:
+            _share(group, answerer, iter(()), None)
+        elif args.input is None:
+            _translate(args, group, answerer, sys.stdin.buffer)
+        else:
+            with files.open_read(Path(args.input)) as stream:
+                _translate(args, group, answerer, stream)
+    return 0
+
+
+def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_formats.Answerer:
+    """Returns what translates in this process, after a look at the options and the input."""
     if args.nbest is not None and args.nbest < 1:
         raise errors.UsageError(f"--nbest: wants at least 1 (given: {args.nbest}).")
     if args.batch_size is not None and args.batch_size < 1:
         raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
-    if args.input is not None:
-        files.check_readable(Path(args.input))
+    if start.rank == 0:
+        for path in (args.input, args.constraints):
+            if path is not None:
+                files.check_readable(Path(path))
     style = args.format or "text"
     _check_style(args, style)
     terms = None if args.glossary is None else glossary.Glossary.read(Path(args.glossary))
-    phrases = None if args.constraints is None else files.read_lines(Path(args.constraints))
+    if start.size > 1:
+        device = devices.resolve(args.device or "auto")
+        args.device = str(devices.of_rank(device, start.local_rank, start.size))
     machine: engines.Machine
     if args.engine == "ctranslate2":
         machine = engines.build_ctranslate2(args, num_best=args.nbest or 1)
@@ -63,22 +89,14 @@ def run(args: argparse.Namespace) -> int:
     default = dataclasses.replace(
         machine.default, target_prefix=args.target_prefix or "", avoid=tuple(args.avoid or ())
     )
-    machine.check(default, with_constraints=terms is not None or phrases is not None)
-    answer = translate_formats.Answerer(
+    machine.check(default, with_constraints=terms is not None or args.constraints is not None)
+    return translate_formats.Answerer(
         machine,
         default,
         translate_formats.FORMATS[style],
         with_scores=args.return_scores,
         glossary=terms,
-        constraints=phrases,
-        constraints_place=str(args.constraints),
     )
-    if args.input is not None:
-        with files.open_read(Path(args.input)) as stream:
-            _translate(answer, stream, args.output)
-    else:
-        _translate(answer, sys.stdin.buffer, args.output)
-    return 0
 
 
 def _check_style(args: argparse.Namespace, style: str) -> None:
@@ -98,10 +116,11 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
     """Returns the translator that the command line describes.
 
     Args:
-        args: `model`, `device`, `precision`, `threads`, `batch_size`, `shortlist` and the decoding
-            flags.
+        args: `model`, `ensemble_weights`, `device`, `precision`, `threads`, `batch_size`,
+            `shortlist`, the decoding flags and those of `--mbr`.
         num_best: translations per line.
     """
+    risk = _risk(args)
     loading.set_up_threads(args.threads)
     paths = loading.find_model(args.model)
     loaded = loading.load_all(
@@ -109,6 +128,7 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         device=args.device or "auto",
         precision=args.precision,
         shortlist=args.shortlist,
+        shares=args.ensemble_weights,
     )
     return translator.Translator(
         loaded.model,
@@ -118,6 +138,27 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         num_best=num_best,
         batch_sentences=args.batch_size,
         shortlist=loaded.shortlist,
+        risk=risk,
+    )
+
+
+def _risk(args: argparse.Namespace) -> mbr.Settings | None:
+    """Returns how minimum Bayes risk chooses; None where it does not.
+
+    Raises:
+        errors.UsageError: an option of it would be ignored.
+    """
+    if args.mbr is None:
+        for name in ("mbr_candidates", "mbr_weights", "mbr_exact"):
+            if getattr(args, name):
+                flag = "--" + name.replace("_", "-")
+                raise errors.UsageError(f"{flag}: would be ignored without --mbr. Give both.")
+        return None
+    return mbr.Settings(
+        metric=args.mbr,
+        weights=args.mbr_weights or "uniform",
+        is_exact=args.mbr_exact,
+        num_candidates=args.mbr_candidates,
     )
 
 
@@ -130,26 +171,49 @@ def decoding_of(args: argparse.Namespace, config: schema.Config) -> schema.Decod
     )
 
 
-def _translate(answer: translate_formats.Answerer, stream: BinaryIO, output: str | None) -> None:
+def _translate(
+    args: argparse.Namespace,
+    group: distributed.Group,
+    answerer: translate_formats.Answerer,
+    stream: BinaryIO,
+) -> None:
+    """Does the part of the process that reads and writes."""
     reader = lines.LineReader(stream)
-    if output is None:
-        _write_all(answer, reader, lines.LineWriter(sys.stdout.buffer))
+    phrases = None if args.constraints is None else files.read_lines(Path(args.constraints))
+    items = translate_formats.with_constraints(
+        reader.chunks(CHUNK_LINES * group.size), phrases, str(args.constraints)
+    )
+    if args.output is None:
+        answers = translate_formats.Answers(lines.LineWriter(sys.stdout.buffer))
+        num_cut, num_split = _share(group, answerer, items, answers)
     else:
         # Whole or not at all: a reader of the file never sees half a translation.
-        with files.atomic_write(Path(output)) as target:
-            _write_all(answer, reader, lines.LineWriter(target))
+        with files.atomic_write(Path(args.output)) as target:
+            answers = translate_formats.Answers(lines.LineWriter(target))
+            num_cut, num_split = _share(group, answerer, items, answers)
     for text, count in (
         ("lines that were not valid UTF-8, whose bad bytes were replaced", reader.num_invalid),
-        ("lines that were longer than the model reads and were cut", answer.machine.num_cut),
-        ("lines that could not be translated", answer.num_errors),
+        ("lines that were longer than the model reads and were cut", num_cut),
+        ("lines that were longer than the model reads and were split", num_split),
+        ("lines that could not be translated", answers.num_errors),
     ):
         if count:
             logger.warning("%s: %d", text, count)
 
 
-def _write_all(
-    answer: translate_formats.Answerer, reader: lines.LineReader, writer: lines.LineWriter
-) -> None:
-    for chunk in reader.chunks(CHUNK_LINES):
-        writer.write(answer.answer(chunk))
-    answer.finish()
+def _share(
+    group: distributed.Group,
+    answerer: translate_formats.Answerer,
+    items: Iterator[list[translate_formats.Item]],
+    answers: translate_formats.Answers | None,
+) -> tuple[int, int]:
+    """Translates what rank 0 reads; returns how many lines all ranks have cut and split."""
+
+    def write(ready: Sequence[translate_formats.Answer]) -> None:
+        assert answers is not None, "rank 0 writes"
+        answers.write(ready)
+
+    sharing.run(group, items, answerer.answer, write)
+    machine = answerer.machine
+    counts = group.gather(lambda: [machine.num_cut, machine.num_split])
+    return sum(cut for cut, _ in counts), sum(split for _, split in counts)

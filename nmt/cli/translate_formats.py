@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from nmt import errors
 from nmt.cli import engines
-from nmt.inference import alignments, json_lines, requests, translator
+from nmt.inference import alignments, json_lines, outcomes, requests
+from nmt.runtime import lines
 from nmt.text import glossary as glossaries
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Format(Protocol):
         """
 
     def write(
-        self, outcome: translator.Outcome, number: int, fields: Fields, *, with_scores: bool
+        self, outcome: outcomes.Outcome, number: int, fields: Fields, *, with_scores: bool
     ) -> list[str]:
         """Returns the lines that answer line `number`, counted from 0."""
 
@@ -43,7 +44,7 @@ class Text:
         return {}, _with_text(default, line)
 
     def write(
-        self, outcome: translator.Outcome, number: int, fields: Fields, *, with_scores: bool
+        self, outcome: outcomes.Outcome, number: int, fields: Fields, *, with_scores: bool
     ) -> list[str]:
         """Returns a line for each translation; see `Format.write`."""
         written = []
@@ -69,12 +70,14 @@ class Moses:
         return {}, _with_text(default, line)
 
     def write(
-        self, outcome: translator.Outcome, number: int, fields: Fields, *, with_scores: bool
+        self, outcome: outcomes.Outcome, number: int, fields: Fields, *, with_scores: bool
     ) -> list[str]:
         """Returns a line for each translation; see `Format.write`."""
         written = []
         for found in outcome.translations:
             features = f"logprob={found.log_probability:.6f}"
+            if found.utility is not None:
+                features += f" utility={found.utility:.6f}"
             if found.token_scores is not None:
                 scores = " ".join(f"{score:.6f}" for score in found.token_scores)
                 features += f" token_scores= {scores}"
@@ -99,7 +102,7 @@ class JsonLines:
             raise _LineError(str(error), fields) from error
 
     def write(
-        self, outcome: translator.Outcome, number: int, fields: Fields, *, with_scores: bool
+        self, outcome: outcomes.Outcome, number: int, fields: Fields, *, with_scores: bool
     ) -> list[str]:
         """Returns one line; see `Format.write`. A blank line answers a blank line."""
         if not fields and outcome.error is None:
@@ -111,12 +114,18 @@ class JsonLines:
 FORMATS: dict[str, Format] = {"text": Text(), "moses": Moses(), "jsonl": JsonLines()}
 
 
+# A line, and the phrases that its line in the file of --constraints has. It goes through JSON.
+Item = list[str | list[str]]
+
+# The lines that answer an item, and what is wrong with it, if anything is. It goes through JSON.
+Answer = tuple[list[str], str | None]
+
+
 class Answerer:
-    """Answers the lines of one input in order.
+    """Answers lines, in whichever process they are answered.
 
     Attributes:
         machine: what translates.
-        num_errors: lines so far that could not be translated; stderr has said which.
     """
 
     def __init__(
@@ -127,8 +136,6 @@ class Answerer:
         *,
         with_scores: bool = False,
         glossary: glossaries.Glossary | None = None,
-        constraints: Iterator[str] | None = None,
-        constraints_place: str = "",
     ) -> None:
         """Takes the parts.
 
@@ -138,81 +145,108 @@ class Answerer:
             style: of the lines.
             with_scores: whether text has scores.
             glossary: terms that make constraints where they occur.
-            constraints: for each line its phrases, between tabs.
-            constraints_place: where they come from, for messages.
         """
         self.machine = machine
-        self.num_errors = 0
         self._default = default
         self._style = style
         self._with_scores = with_scores
         self._glossary = glossary
-        self._constraints = constraints
-        self._constraints_place = constraints_place
-        self._num_lines = 0
 
-    def answer(self, lines: Sequence[str]) -> list[str]:
-        """Returns the lines that answer these.
+    def answer(self, items: Sequence[Item], numbers: Sequence[int]) -> list[Answer]:
+        """Returns the answers to these items.
 
-        Raises:
-            errors.DataError: there are fewer lines of constraints.
+        Args:
+            items: as `with_constraints` yields them.
+            numbers: of their lines in the input, from 0.
         """
-        read = [self._read(line) for line in lines]
+        read = [self._read(str(line), phrases) for line, phrases in items]
         good = [request for _, request, _ in read if request is not None]
         found = iter(self.machine.answer(good))
-        written: list[str] = []
-        for fields, request, message in read:
-            outcome = translator.Outcome([], message) if request is None else next(found)
-            written += self._write(outcome, fields)
-            self._num_lines += 1
-        return written
+        answers = []
+        for number, (fields, request, message) in zip(numbers, read, strict=True):
+            outcome = outcomes.Outcome([], message) if request is None else next(found)
+            answers.append((self._written(outcome, number, fields), outcome.error))
+        return answers
 
-    def finish(self) -> None:
-        """Checks that nothing is left over.
-
-        Raises:
-            errors.DataError: there are more lines of constraints than of input.
-        """
-        if self._constraints is not None and next(self._constraints, None) is not None:
-            raise errors.DataError(
-                f"{self._constraints_place}: has more lines than the input ({self._num_lines}). "
-                "Each input line wants one, which may be blank."
-            )
-
-    def _read(self, line: str) -> tuple[Fields, requests.Request | None, str | None]:
+    def _read(
+        self, line: str, phrases: Sequence[str]
+    ) -> tuple[Fields, requests.Request | None, str | None]:
         """Returns the fields, and the request or an error."""
-        phrases = () if self._constraints is None else self._next_constraints()
         try:
             fields, request = self._style.read(line, self._default)
         except _LineError as error:
             return error.fields, None, str(error)
         except errors.NMTError as error:
             return {}, None, str(error)
+        wanted = tuple(phrases)
         if self._glossary is not None:
-            phrases += self._glossary.targets(request.text)
-        if phrases:
-            request = dataclasses.replace(request, constraints=request.constraints + phrases)
+            wanted += self._glossary.targets(request.text)
+        if wanted:
+            request = dataclasses.replace(request, constraints=request.constraints + wanted)
         return fields, request, None
 
-    def _next_constraints(self) -> tuple[str, ...]:
-        assert self._constraints is not None, "somebody asks for constraints"
-        line = next(self._constraints, None)
-        if line is None:
-            raise errors.DataError(
-                f"{self._constraints_place}: has fewer lines than the input. Each input line wants "
-                "one, which may be blank."
-            )
-        return tuple(phrase for phrase in line.split("\t") if phrase.strip())
+    def _written(self, outcome: outcomes.Outcome, number: int, fields: Fields) -> list[str]:
+        if outcome.error is not None and not isinstance(self._style, JsonLines):
+            # Nothing but a blank line can stand for it there.
+            blank = [outcomes.Translation("", score=float("-inf"))] * self._default.num_best
+            outcome = outcomes.Outcome(blank)
+        return self._style.write(outcome, number, fields, with_scores=self._with_scores)
 
-    def _write(self, outcome: translator.Outcome, fields: Fields) -> list[str]:
-        if outcome.error is not None:
-            self.num_errors += 1
-            logger.warning("line %d: %s", self._num_lines + 1, outcome.error)
-            if not isinstance(self._style, JsonLines):
-                # Nothing but a blank line can stand for it there.
-                blank = [translator.Translation("", score=float("-inf"))] * self._default.num_best
-                outcome = translator.Outcome(blank)
-        return self._style.write(outcome, self._num_lines, fields, with_scores=self._with_scores)
+
+class Answers:
+    """Writes answers in their order, and says which lines could not be translated.
+
+    Attributes:
+        num_errors: those so far.
+    """
+
+    def __init__(self, writer: lines.LineWriter) -> None:
+        """Takes where the lines go."""
+        self.num_errors = 0
+        self._num_lines = 0
+        self._writer = writer
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Writes what comes next."""
+        for _, message in answers:
+            self._num_lines += 1
+            if message is not None:
+                self.num_errors += 1
+                logger.warning("line %d: %s", self._num_lines, message)
+        self._writer.write(line for written, _ in answers for line in written)
+
+
+def with_constraints(
+    chunks: Iterator[list[str]], phrases: Iterator[str] | None, place: str
+) -> Iterator[list[Item]]:
+    """Yields each chunk of lines with the phrases that have to appear in their translations.
+
+    Args:
+        chunks: lines of the input.
+        phrases: a line for each of them, with tabs between phrases; None for no phrases at all.
+        place: where they come from, for messages.
+
+    Raises:
+        errors.DataError: there are more or fewer lines of phrases than of input.
+    """
+    num_lines = 0
+    for chunk in chunks:
+        items: list[Item] = []
+        for line in chunk:
+            own = "" if phrases is None else next(phrases, None)
+            if own is None:
+                raise errors.DataError(
+                    f"{place}: has fewer lines than the input. Each input line wants one, which "
+                    "may be blank."
+                )
+            items.append([line, [phrase for phrase in own.split("\t") if phrase.strip()]])
+        num_lines += len(chunk)
+        yield items
+    if phrases is not None and next(phrases, None) is not None:
+        raise errors.DataError(
+            f"{place}: has more lines than the input ({num_lines}). "
+            "Each input line wants one, which may be blank."
+        )
 
 
 class _LineError(errors.DataError):

@@ -133,7 +133,12 @@ class DecodingConfig(Section):
         0.5, "what a token costs for each hypothesis of an earlier group that takes it", ge=0
     )
     max_src_tokens: int = knobs.knob(
-        1024, "longer sources are cut there, which stderr counts", unit="tokens", ge=1
+        1024, "longer sources are cut or split, which stderr counts", unit="tokens", ge=1
+    )
+    long: Literal["truncate", "split"] = knobs.knob(
+        "truncate",
+        "sources past max_src_tokens: cut, or translated in parts that end where sentences do",
+        why="parts are translated without what stands around them",
     )
     batch_tokens: int = knobs.knob(
         4096,

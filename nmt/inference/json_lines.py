@@ -2,7 +2,7 @@
 
 In: `text`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its name in the
 configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
-`alignment`, `tokens`, `token_scores`; or `error`. All other fields are passed through.
+`alignment`, `tokens`, `token_scores`, `utilities`; or `error`. All other fields are passed through.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from nmt import errors
 from nmt.config import loading as config_loading
 from nmt.config import schema
-from nmt.inference import alignments, requests, translator
+from nmt.inference import alignments, outcomes, requests
 
 # Options that belong to the whole run, not to a line.
 GLOBAL_OPTIONS = {"precision", "batch_tokens", "max_src_tokens"}
@@ -62,7 +62,7 @@ def request_of(fields: Mapping[str, Any], default: requests.Request) -> requests
     )
 
 
-def object_of(outcome: translator.Outcome, fields: Mapping[str, Any]) -> dict[str, Any]:
+def object_of(outcome: outcomes.Outcome, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the object that answers another one.
 
     Args:
@@ -77,6 +77,8 @@ def object_of(outcome: translator.Outcome, fields: Mapping[str, Any]) -> dict[st
     if len(outcome.translations) > 1:
         answer["translations"] = [one.text for one in outcome.translations]
         answer["scores"] = [_number(one.score) for one in outcome.translations]
+    if best.utility is not None:
+        answer["utilities"] = [one.utility for one in outcome.translations]
     if best.alignment is not None:
         answer["alignment"] = alignments.pharaoh(best.alignment)
     if best.token_scores is not None:

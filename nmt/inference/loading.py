@@ -32,7 +32,7 @@ class Loaded:
         shortlist: what each sentence may be translated with; None for the whole vocabulary.
     """
 
-    model: base.Model
+    model: base.ForcedModel
     texts: translator.Texts
     config: schema.Config
     arithmetic: devices.Arithmetic
@@ -120,6 +120,7 @@ def load_all(
     device: str = "auto",
     precision: str | None = None,
     shortlist: bool | None = None,
+    shares: Sequence[float] | None = None,
 ) -> Loaded:
     """Loads one model, or several as an ensemble.
 
@@ -128,11 +129,17 @@ def load_all(
         device: as in the configuration.
         precision: arithmetic, or None for that of the first configuration.
         shortlist: as for `load`; several models have none.
+        shares: how much each counts in the ensemble, above 0; None for equal ones.
 
     Raises:
         errors.ModelError: a folder cannot be used.
-        errors.UsageError: the models have different vocabularies.
+        errors.UsageError: the models have different vocabularies, or the shares do not fit them.
     """
+    if shares is not None and (len(shares) != len(paths) or len(paths) == 1):
+        raise errors.UsageError(
+            "--ensemble-weights: wants one weight for each of several --model "
+            f"(given: {len(shares)} for {len(paths)})."
+        )
     if len(paths) > 1:
         if shortlist:
             raise errors.UsageError("--shortlist: is for one model. Leave it out, or name one.")
@@ -152,7 +159,9 @@ def load_all(
                     f"--model {path}: its {side} vocabulary is not that of {paths[0]}. An ensemble "
                     "has one vocabulary per side. Train the models with one tokenizer."
                 )
-    return dataclasses.replace(first, model=ensemble.Ensemble([part.model for part in parts]))
+    return dataclasses.replace(
+        first, model=ensemble.Ensemble([part.model for part in parts], shares)
+    )
 
 
 def load_texts(path: Path) -> translator.Texts:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nmt.evaluation import metrics
-from nmt.inference import translator
+from nmt.inference import outcomes
 
 REFERENCE = "fp32"
 # What may be lost against float32, in BLEU.
@@ -13,7 +13,7 @@ MAX_LOSS = 0.2
 # Lines that each side translates before the next one has its turn.
 TURN_LINES = 128
 
-Translate = Callable[[Sequence[str]], list[list[translator.Translation]]]
+Translate = Callable[[Sequence[str]], list[list[outcomes.Translation]]]
 
 
 @dataclasses.dataclass(frozen=True)

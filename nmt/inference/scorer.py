@@ -8,8 +8,9 @@ import torch
 from nmt.config import schema
 from nmt.data import batches
 from nmt.inference import translator
-from nmt.models import seq2seq
+from nmt.models import base
 from nmt.runtime import device as devices
+from nmt.search import selection
 from nmt.search import settings as search_settings
 
 
@@ -21,19 +22,31 @@ class PairScore:
         log_probability: sum over the target tokens, EOS included.
         num_tokens: those tokens.
         score: `log_probability` over the length penalty, as search reports it.
+        tokens: target ids, EOS included.
+        token_log_probabilities: of each of them.
     """
 
     log_probability: float
     num_tokens: int
     score: float
+    tokens: tuple[int, ...] = ()
+    token_log_probabilities: tuple[float, ...] = ()
+
+
+# What search reports for a blank line, which it never sees.
+BLANK = PairScore(0.0, 0, 0.0)
 
 
 class Scorer:
-    """A model with its tokenizers, ready to score pairs."""
+    """A model with its tokenizers, ready to score pairs.
+
+    Attributes:
+        num_cut: pairs so far of which a side was longer than the model reads and was cut.
+    """
 
     def __init__(
         self,
-        model: seq2seq.Seq2Seq,
+        model: base.ForcedModel,
         texts: translator.Texts,
         decoding: schema.DecodingConfig,
         arithmetic: devices.Arithmetic,
@@ -43,6 +56,27 @@ class Scorer:
         self._texts = texts
         self._decoding = decoding
         self._arithmetic = arithmetic
+        self.num_cut = 0
+
+    def score_outputs(self, src_lines: Sequence[str], tgt_lines: Sequence[str]) -> list[PairScore]:
+        """Returns what search reports for each target as its output, blank lines included.
+
+        Args:
+            src_lines: sources, cut as for `score`.
+            tgt_lines: targets; a blank one of a blank source is the translator's own, with score 0.
+        """
+        src_ids = self._texts.src.encode_batch(src_lines)
+        tgt_ids = self._texts.tgt.encode_batch(tgt_lines)
+        results = [BLANK] * len(src_ids)
+        wanted = [
+            index
+            for index, (src, tgt) in enumerate(zip(src_ids, tgt_ids, strict=True))
+            if (src and src_lines[index].strip()) or (tgt and tgt_lines[index].strip())
+        ]
+        found = self.score_ids([src_ids[i] for i in wanted], [tgt_ids[i] for i in wanted])
+        for index, pair in zip(wanted, found, strict=True):
+            results[index] = pair
+        return results
 
     def score(self, src_lines: Sequence[str], tgt_lines: Sequence[str]) -> list[PairScore]:
         """Returns the score of each pair of lines.
@@ -60,6 +94,10 @@ class Scorer:
     ) -> list[PairScore]:
         """Returns the score of each pair of id sequences, given without BOS and EOS."""
         src_limit, tgt_limit = self._limits()
+        self.num_cut += sum(
+            len(src) > src_limit or (tgt_limit is not None and len(tgt) > tgt_limit)
+            for src, tgt in zip(src_ids, tgt_ids, strict=True)
+        )
         sources = [
             torch.tensor([*ids[:src_limit], self._texts.src.vocab.eos_id]) for ids in src_ids
         ]
@@ -112,15 +150,17 @@ class Scorer:
                 src_BS.to(device), src_mask_BS.to(device), tgt_in_BT.to(device)
             )
             logits_BTV = self._model.logits(states_BTE)
-        dtype = torch.promote_types(logits_BTV.dtype, torch.float32)
-        log_probs_BTV = torch.log_softmax(logits_BTV, dim=-1, dtype=dtype)
+        log_probs_BTV = selection.log_probabilities(logits_BTV)
         chosen_BT = log_probs_BTV.gather(2, tgt_BT.to(device).unsqueeze(2)).squeeze(2)
-        sums = chosen_BT.masked_fill(~tgt_mask_BT.to(device), 0.0).sum(1).tolist()
+        chosen_BT = chosen_BT.masked_fill(~tgt_mask_BT.to(device), 0.0)
+        sums, singles = chosen_BT.sum(1).tolist(), chosen_BT.tolist()
         return [
             PairScore(
                 total,
                 len(target),
                 total / float(search_settings.penalty(len(target), self._decoding.length_penalty)),
+                tuple(target.tolist()),
+                tuple(single[: len(target)]),
             )
-            for total, target in zip(sums, targets, strict=True)
+            for total, target, single in zip(sums, targets, singles, strict=True)
         ]

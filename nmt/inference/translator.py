@@ -8,7 +8,8 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
-from nmt.inference import alignments, requests, shortlists
+from nmt.evaluation import mbr
+from nmt.inference import alignments, outcomes, requests, shortlists, splitting
 from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam, forced, narrowed
@@ -17,38 +18,6 @@ from nmt.text import tokenizer
 
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Translation:
-    """One translation of one line.
-
-    Attributes:
-        text: the translation, without line breaks.
-        score: log-probability over the length penalty, and other penalties that were asked for;
-            higher is better. 0 for a blank line, -inf where the search found nothing.
-        log_probability: sum over the target tokens, EOS included.
-        tokens: target ids, without BOS and EOS.
-        pieces: the tokens as they are written, EOS included; None where nobody asked.
-        token_scores: the log-probability of each of them; likewise.
-        alignment: source word and target word of each target word; likewise.
-    """
-
-    text: str
-    score: float = 0.0
-    log_probability: float = 0.0
-    tokens: tuple[int, ...] = ()
-    pieces: tuple[str, ...] | None = None
-    token_scores: tuple[float, ...] | None = None
-    alignment: alignments.Alignment | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of one request: translations, or an error in words."""
-
-    translations: list[Translation]
-    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +54,7 @@ class Translator:
 
     Attributes:
         num_cut: source lines so far that were longer than the limit and were cut.
+        num_split: those that were translated in parts instead.
         default: what is asked of a line of which nothing else is said.
     """
 
@@ -98,6 +68,7 @@ class Translator:
         num_best: int = 1,
         batch_sentences: int | None = None,
         shortlist: shortlists.Shortlist | None = None,
+        risk: mbr.Settings | None = None,
     ) -> None:
         """Takes the parts.
 
@@ -110,6 +81,8 @@ class Translator:
             batch_sentences: sentences of a batch, or None for a budget of tokens.
             shortlist: what each sentence may be translated with, for one model on CPU; None for the
                 whole vocabulary.
+            risk: how minimum Bayes risk chooses among the candidates of a line; None for the
+                best by score.
 
         Raises:
             errors.UsageError: the settings do not fit each other or the model.
@@ -121,8 +94,9 @@ class Translator:
         self._batch_sentences = batch_sentences
         self._batch_tokens = decoding.batch_tokens
         self._planner = requests.Planner(model, texts.tgt)
-        self._planner.settings(decoding, num_best)
+        self._risk = risk
         self.default = requests.Request("", decoding, num_best)
+        self._plan(self.default)
         limits = [decoding.max_src_tokens, model.max_src_positions]
         self._max_src_tokens = min(limit for limit in limits if limit is not None)
         ids = texts.tgt.vocab
@@ -132,7 +106,7 @@ class Translator:
             pad=ids.pad_id,
             continuing=self._planner.continuing,
         )
-        self.num_cut = 0
+        self.num_cut = self.num_split = 0
 
     def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
         """Refuses a request before any work, if it is impossible.
@@ -145,10 +119,10 @@ class Translator:
             errors.UsageError: an option is impossible, or does not go with others.
         """
         if with_constraints:
-            requests.check_constraints(self._planner.plan(request).settings)
-        self._planner.plan(request)
+            requests.check_constraints(self._plan(request).settings)
+        self._plan(request)
 
-    def translate(self, lines: Sequence[str]) -> list[list[Translation]]:
+    def translate(self, lines: Sequence[str]) -> list[list[outcomes.Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.
 
         Args:
@@ -161,22 +135,69 @@ class Translator:
                 raise errors.UsageError(outcome.error)
         return [outcome.translations for outcome in found]
 
-    def answer(self, asked: Sequence[requests.Request]) -> list[Outcome]:
+    def answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Returns what becomes of each request; one that is impossible harms no other.
 
         Args:
             asked: each with settings of its own, but that the limit of the source and the size of
                 batches are those of this translator.
         """
-        outcomes: list[Outcome] = []
+        parts: list[list[requests.Request]] = []
+        refused: dict[int, outcomes.Outcome] = {}
+        for index, request in enumerate(asked):
+            try:
+                parts.append(self._parts(request))
+            except errors.UsageError as error:
+                parts.append([])
+                refused[index] = outcomes.Outcome([], str(error))
+        found = iter(self._answer([part for several in parts for part in several]))
+        return [
+            refused.get(index) or outcomes.joined([next(found) for _ in several])
+            for index, several in enumerate(parts)
+        ]
+
+    def _parts(self, request: requests.Request) -> list[requests.Request]:
+        """Returns the request, or one for each part of its text where that is to be split.
+
+        Raises:
+            errors.UsageError: it is to be split, but asks for what parts cannot have.
+        """
+
+        def count(several: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in self._texts.src.encode_batch(several)]
+
+        room = max(self._max_src_tokens - 1, 1)  # beside EOS
+        text = request.text
+        if request.decoding.long == "truncate" or not text.strip() or count([text])[0] <= room:
+            return [request]
+        outcomes.check_parts(request)
+        self.num_split += 1
+        return [
+            dataclasses.replace(request, text=part) for part in splitting.split(text, room, count)
+        ]
+
+    def _plan(self, request: requests.Request) -> search_settings.Request:
+        """Returns what the search is asked for: with `risk`, for candidates to choose among.
+
+        Raises:
+            errors.UsageError: an option is impossible.
+        """
+        if self._risk is not None:
+            wanted = outcomes.num_candidates(self._risk, request.decoding, request.num_best)
+            request = dataclasses.replace(request, num_best=wanted)
+        return self._planner.plan(request)
+
+    def _answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
+        """Does what `answer` says, with lines that need not be split."""
+        answers: list[outcomes.Outcome] = []
         waiting: dict[tuple[object, ...], list[_Line]] = {}
         sources = self._encode([request.text for request in asked])
         for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
-            outcomes.append(Outcome([_blank(request)] * request.num_best))
+            answers.append(outcomes.Outcome([outcomes.blank(request)] * request.num_best))
             try:
-                planned = self._planner.plan(request)
+                planned = self._plan(request)
             except errors.UsageError as error:
-                outcomes[index] = Outcome([], str(error))
+                answers[index] = outcomes.Outcome([], str(error))
                 continue
             if source:
                 # A search is of one width and kind; constraints would slow down those without.
@@ -188,8 +209,8 @@ class Translator:
             lines.sort(key=lambda line: (-len(line.source), line.index))
             for batch in self._cut(lines):
                 for line, outcome in zip(batch, self._search(batch), strict=True):
-                    outcomes[line.index] = outcome
-        return outcomes
+                    answers[line.index] = outcome
+        return answers
 
     def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns source ids with EOS, cut to the limit; empty for blank lines."""
@@ -213,7 +234,7 @@ class Translator:
             yield lines[begin : begin + size]
             begin += size
 
-    def _search(self, lines: Sequence[_Line]) -> list[Outcome]:
+    def _search(self, lines: Sequence[_Line]) -> list[outcomes.Outcome]:
         """Returns the outcomes of one batch."""
         device = self._arithmetic.device
         tensors = [torch.tensor(line.source) for line in lines]
@@ -293,13 +314,15 @@ class Translator:
 
     def _outcome(
         self, line: _Line, found: Sequence[beam.Hypothesis], trace: forced.Trace | None
-    ) -> Outcome:
+    ) -> outcomes.Outcome:
         """Returns exactly `num_best` translations; what the search did not find is empty."""
         for name in ("constraints", "avoid"):
             if not found and getattr(line.planned, name):
-                return Outcome([], f"{name}: cannot be met beside the other options of this line.")
+                return outcomes.Outcome(
+                    [], f"{name}: cannot be met beside the other options of this line."
+                )
         translations = [
-            Translation(
+            outcomes.Translation(
                 self._texts.tgt.decode(list(one.tokens)),
                 one.score,
                 one.log_probability,
@@ -312,10 +335,15 @@ class Translator:
                 self._explained(line, one, trace.of(place))
                 for place, one in enumerate(translations)
             ]
-        missing = Translation("", score=float("-inf"), log_probability=float("-inf"))
-        return Outcome(translations + [missing] * (line.asked.num_best - len(found)))
+        if self._risk is not None and translations:
+            translations = outcomes.by_utility(translations, self._risk)
+        wanted = line.asked.num_best
+        missing = outcomes.Translation("", score=float("-inf"), log_probability=float("-inf"))
+        return outcomes.Outcome((translations + [missing] * wanted)[:wanted])
 
-    def _explained(self, line: _Line, found: Translation, trace: forced.Trace) -> Translation:
+    def _explained(
+        self, line: _Line, found: outcomes.Translation, trace: forced.Trace
+    ) -> outcomes.Translation:
         """Returns a translation with what its line asks for besides."""
         decoding, vocab = line.asked.decoding, self._texts.tgt.vocab
         if decoding.token_scores:
@@ -369,13 +397,3 @@ class Translator:
                 known.append(token)
         parts.append(self._texts.tgt.decode(known))
         return " ".join(part.strip() for part in parts if part.strip())
-
-
-def _blank(request: requests.Request) -> Translation:
-    """Returns the translation of a blank line, with all that was asked for."""
-    return Translation(
-        "",
-        pieces=() if request.decoding.token_scores else None,
-        token_scores=() if request.decoding.token_scores else None,
-        alignment=() if request.decoding.alignments else None,
-    )

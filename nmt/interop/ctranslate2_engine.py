@@ -17,7 +17,7 @@ import torch
 
 from nmt import errors
 from nmt.config import schema
-from nmt.inference import loading, requests, translator
+from nmt.inference import loading, outcomes, requests
 from nmt.interop import ctranslate2_folder, ctranslate2_spec
 
 
@@ -79,7 +79,7 @@ class Engine:
                 f"({str(error).splitlines()[0]}). Export the model again with this version."
             ) from error
         self.default = requests.Request("", decoding, num_best)
-        self.num_cut = 0
+        self.num_cut = self.num_split = 0
 
     def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
         """Refuses what this engine cannot do.
@@ -93,7 +93,7 @@ class Engine:
                 "Leave them out, or take --engine nmt."
             )
 
-    def answer(self, asked: Sequence[requests.Request]) -> list[translator.Outcome]:
+    def answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Returns the translations of each request.
 
         Raises:
@@ -102,19 +102,19 @@ class Engine:
         for request in asked:
             self.check(request)
         found = self.translate([request.text for request in asked])
-        return [translator.Outcome(translations) for translations in found]
+        return [outcomes.Outcome(translations) for translations in found]
 
     def set_batch_sentences(self, number: int) -> None:
         """Sets the sentences of a batch, at least 1."""
         self._batch = {"max_batch_size": number, "batch_type": "examples"}
 
-    def translate(self, lines: Sequence[str]) -> list[list[translator.Translation]]:
+    def translate(self, lines: Sequence[str]) -> list[list[outcomes.Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.
 
         Args:
             lines: text without line ends.
         """
-        blank = [translator.Translation("")] * self._num_best
+        blank = [outcomes.Translation("")] * self._num_best
         results = [blank for _ in lines]
         sources = self._encode(lines)
         chosen = [index for index, source in enumerate(sources) if source is not None]
@@ -148,15 +148,15 @@ class Engine:
             sources.append([pieces[token] for token in ids[: limit - 1]])
         return sources
 
-    def _texts_of(self, result: Any) -> list[translator.Translation]:
+    def _texts_of(self, result: Any) -> list[outcomes.Translation]:
         """Returns exactly `num_best` translations; what the search did not find is empty."""
         found = []
         for hypothesis, log_probability in zip(result.hypotheses, result.scores, strict=True):
             # EOS counts; at the limit CTranslate2 puts another token in its place.
             tokens = tuple(self._ids[piece] for piece in hypothesis[: self._max_length - 1])
             text = self._texts.tgt.decode(list(tokens))
-            found.append(translator.Translation(text, log_probability, log_probability, tokens))
-        missing = translator.Translation("", score=float("-inf"), log_probability=float("-inf"))
+            found.append(outcomes.Translation(text, log_probability, log_probability, tokens))
+        missing = outcomes.Translation("", score=float("-inf"), log_probability=float("-inf"))
         return found + [missing] * (self._num_best - len(found))
 
 

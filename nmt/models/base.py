@@ -179,3 +179,17 @@ class Model(Protocol):
 
     def logits(self, states: torch.Tensor, shortlist: torch.Tensor | None = None) -> torch.Tensor:
         """Returns scores [..., V] (or [..., len(shortlist)]); log-softmax makes them log-probs."""
+
+
+class ForcedModel(Model, Protocol):
+    """A model that scores targets that are there already, all positions at once, too."""
+
+    def __call__(
+        self,
+        src_BS: torch.Tensor,
+        src_mask_BS: torch.Tensor,
+        tgt_in_BT: torch.Tensor,
+        *,
+        with_attention: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Teacher forcing: returns states [B, T, E], and attention [B, T, S] or None."""

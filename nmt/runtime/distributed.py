@@ -1,7 +1,7 @@
-"""The processes that train one model together: who this one is, and how they meet.
+"""The processes that work on one thing together: who this one is, and how they meet.
 
-The only module that knows `torch.distributed`. A process that trains alone has the same face, `Alone`,
-whose methods do nothing but the work, so that no caller asks how many there are.
+With `rendezvous` the only module that knows `torch.distributed`. A process that works alone has the same
+face, `Alone`, whose methods do nothing but the work, so that no caller asks how many there are.
 
 Ranks do not fall apart: whatever one of them cannot do is told to all at the next meeting, where all
 raise. The rank that failed raises its own error, the others `errors.PeerError`, which nobody prints: a
@@ -14,32 +14,26 @@ import dataclasses
 import datetime
 import json
 import os
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed import distributed_c10d as c10d
 
 from nmt import errors
-from nmt.runtime import connections
+from nmt.runtime import connections, rendezvous
 
 T = TypeVar("T")
 
 # What torchrun, or whoever starts the processes, tells each of them.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# How long a rank waits for the others to come up, and to come to where all compute alike. A rank that
-# dies is noticed at once; this is for one that hangs, or whose machine has vanished.
-PATIENCE = datetime.timedelta(minutes=10)
+# How long a rank waits for the others to come to where all compute alike. A rank that dies is noticed at
+# once; this is for one that hangs, or whose machine has vanished.
+PATIENCE = rendezvous.PATIENCE
 
 # How long a rank waits for what rank 0 does alone: to tokenise, to validate, to write.
 LONG_PATIENCE = datetime.timedelta(hours=12)
-
-# Seconds between two looks for processes that are still missing at the start.
-POLL_SECONDS = 0.02
 
 # Gradients are summed in runs of about so many bytes: fewer, larger messages.
 BUCKET_BYTES = 25 << 20
@@ -92,6 +86,13 @@ class Group(Protocol):
         No rank goes on before all have done it; if it fails on one, all raise (see `meet`).
         """
 
+    def gather(self, action: Callable[[], T]) -> list[T]:
+        """Returns what the action returns on each rank, by their numbers.
+
+        Args:
+            action: its value goes through JSON, as for `on_main`. If it fails on one, all raise.
+        """
+
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """Sums tensors over the ranks, in place, with the same bits everywhere.
 
@@ -122,6 +123,10 @@ class Alone:
 
     on_main = in_turn = together
 
+    def gather(self, action: Callable[[], T]) -> list[T]:
+        """Returns what the action returns, as the only one."""
+        return [action()]
+
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """Leaves the tensors as they are."""
 
@@ -129,21 +134,22 @@ class Alone:
 class Ranks:
     """Several processes, by gloo between processors and nccl between GPUs."""
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, *, remedy: str) -> None:
         """Waits for all others.
 
         Args:
             rank: of this process.
             size: how many there are.
+            remedy: what to do when another one has gone.
 
         Raises:
             errors.TrainingError: they do not find each other.
         """
-        self.rank, self.size = rank, size
+        self.rank, self.size, self._remedy = rank, size, remedy
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         with self._lost("cannot find"):
-            store = _fresh_store(rank, size)
+            store = rendezvous.fresh_store(rank, size)
             distributed.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
             )
@@ -183,6 +189,11 @@ class Ranks:
             return value
         self._meet((), None, self._patient)
         return self._do(action, self._patient)
+
+    def gather(self, action: Callable[[], T]) -> list[T]:
+        """See `Group`."""
+        value = self._do(action, self._patient)
+        return [self._broadcast(value, source) for source in range(self.size)]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """See `Group`."""
@@ -244,7 +255,7 @@ class Ranks:
             if self.rank == source:
                 content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             distributed.broadcast(content, source, group=self._usual)
-        return json.loads(bytes(content.tolist()))
+        return json.loads(content.numpy().tobytes())
 
     def _all_reduce(self, tensor: torch.Tensor) -> None:
         with self._lost():
@@ -256,40 +267,9 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise connections.lost(self.rank, self.size, error, what) from error
-
-
-def _fresh_store(rank: int, size: int) -> c10d.Store:
-    """Returns the store by which the processes find each other, empty.
-
-    torchrun keeps its store over restarts, with the addresses of processes that are gone, and no number
-    that it gives is new with each start and the same on all machines. So rank 0 makes up a name, and
-    each of the others asks for it under a name of its own, which no earlier process can have answered.
-
-    Raises:
-        RuntimeError: (torch's) some process did not come.
-    """
-    store, _, _ = next(c10d.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
-    own = uuid.uuid4().hex
-    if rank != 0:
-        store.set(f"nmt/question/{rank}", own)
-        store.wait([f"nmt/answer/{own}"], PATIENCE)
-        name = store.get(f"nmt/answer/{own}").decode()
-        store.set(f"nmt/{name}/{rank}", "here")
-        return c10d.PrefixStore(f"nmt/{name}", store)
-    missing = set(range(1, size))
-    deadline = time.monotonic() + PATIENCE.total_seconds()
-    while missing:
-        for other in sorted(missing):
-            question = f"nmt/question/{other}"
-            if store.check([question]):
-                store.set(f"nmt/answer/{store.get(question).decode()}", own)
-            if store.check([f"nmt/{own}/{other}"]):
-                missing.remove(other)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"rank {min(missing)} did not come")
-        time.sleep(POLL_SECONDS)
-    return c10d.PrefixStore(f"nmt/{own}", store)
+            raise connections.lost(
+                self.rank, self.size, error, what, remedy=self._remedy
+            ) from error
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -353,8 +333,12 @@ def _number(name: str) -> int:
 
 
 @contextlib.contextmanager
-def joined(start: Start) -> Iterator[Group]:
+def joined(start: Start, *, remedy: str = connections.RESUME) -> Iterator[Group]:
     """Opens the group of this run, until the context ends; without others it is `Alone`.
+
+    Args:
+        start: how this process was started.
+        remedy: what the message of a lost process says is to be done.
 
     After an error nobody is waited for: the others are told by the meeting, or by the connection.
 
@@ -364,7 +348,7 @@ def joined(start: Start) -> Iterator[Group]:
     if start.size == 1:
         yield Alone()
         return
-    ranks = Ranks(start.rank, start.size)
+    ranks = Ranks(start.rank, start.size, remedy=remedy)
     yield ranks
     ranks.close()
 

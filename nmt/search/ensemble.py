@@ -1,4 +1,4 @@
-"""Several models that search as one: the mean of their probabilities (Sutskever et al. 2014)."""
+"""Several models that search as one: the weighted mean of their probabilities (Sutskever et al. 2014)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,40 @@ class Ensemble:
     search reorders and keeps them as it does any other.
     """
 
-    def __init__(self, models: Sequence[base.Model]) -> None:
-        """Takes at least two models, each on one device and in evaluation mode."""
+    def __init__(
+        self, models: Sequence[base.ForcedModel], weights: Sequence[float] | None = None
+    ) -> None:
+        """Takes the models and how much each counts.
+
+        Args:
+            models: at least two, on one device and in evaluation mode.
+            weights: one a model, above 0, of which the shares in their sum count; None for equal ones.
+        """
         self._models = tuple(models)
+        weights = [1.0] * len(models) if weights is None else weights
+        assert len(weights) == len(models), "each model has a weight"
+        self._shares = [weight / math.fsum(weights) for weight in weights]
         self.attends = all(model.attends for model in models)
         self.max_src_positions = _smallest([model.max_src_positions for model in models])
         self.max_tgt_positions = _smallest([model.max_tgt_positions for model in models])
+
+    def __call__(
+        self,
+        src_BS: torch.Tensor,
+        src_mask_BS: torch.Tensor,
+        tgt_in_BT: torch.Tensor,
+        *,
+        with_attention: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the log of the mean probabilities [B, T, V] in place of states, and the attention."""
+        log_probs, attentions = [], []
+        for model in self._models:
+            states, attention_BTS = model(
+                src_BS, src_mask_BS, tgt_in_BT, with_attention=with_attention
+            )
+            log_probs.append(selection.log_probabilities(model.logits(states)))
+            attentions.append(attention_BTS)
+        return self._mixed(log_probs), self._attended(attentions)
 
     def encode(self, src_BS: torch.Tensor, src_mask_BS: torch.Tensor) -> tuple[object, ...]:
         """Returns the memory of each model."""
@@ -42,20 +70,35 @@ class Ensemble:
         with_attention: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, decoder_state.DecoderState]:
         """Returns the log of the mean probabilities [N, V] in place of states, and the mean attention."""
-        log_probs, weights, states = [], [], []
+        log_probs, attentions, states = [], [], []
         for index, model in enumerate(self._models):
             outputs, attention_NS, next_state = model.step(
                 tokens_N, self._part(state, index), with_attention=with_attention
             )
             log_probs.append(selection.log_probabilities(model.logits(outputs)))
-            weights.append(attention_NS)
+            attentions.append(attention_NS)
             states.append(next_state)
-        mean_NV = torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
-        return mean_NV, _mean(weights), self._join(states)
+        return self._mixed(log_probs), self._attended(attentions), self._join(states)
 
     def logits(self, states: torch.Tensor, shortlist: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns what `step` returned: normalised already, so log-softmax changes nothing."""
+        """Returns what came as states: normalised already, so log-softmax changes nothing."""
         return states if shortlist is None else states[..., shortlist]
+
+    def _mixed(self, log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns the log of the weighted mean of probabilities [..., V]."""
+        parts = [
+            part + math.log(share) for part, share in zip(log_probs, self._shares, strict=True)
+        ]
+        return torch.stack(parts).logsumexp(0)
+
+    def _attended(self, attentions: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """Returns the weighted mean of attention weights, if all models have them."""
+        present = [
+            tensor * share
+            for tensor, share in zip(attentions, self._shares, strict=True)
+            if tensor is not None
+        ]
+        return torch.stack(present).sum(0) if len(present) == len(attentions) else None
 
     @staticmethod
     def _join(states: Sequence[decoder_state.DecoderState]) -> decoder_state.DecoderState:
@@ -108,8 +151,3 @@ def _parted(entries: Mapping[str, EntryT], index: int) -> dict[str, EntryT]:
 
 def _smallest(limits: Sequence[int | None]) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _mean(weights: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    present = [tensor for tensor in weights if tensor is not None]
-    return torch.stack(present).mean(0) if len(present) == len(weights) else None

@@ -1,4 +1,4 @@
-"""Starts the ranks of `nmt train` by fork, at the price of one import of torch, with faults on request.
+"""Starts the ranks of a command by fork, at the price of one import of torch, with faults on request.
 
 Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
 
@@ -7,12 +7,14 @@ Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
     extra   more arguments of one rank, by its number
     counts_bytes  whether each rank writes into `bytes.RANK` of the run folder what it has in tensors
             after an update (which is all that there is: some tests are about what is not kept)
-    faults  [rank, update, kind], each once: what happens when that rank computes that update
+    faults  [rank, update, kind], each once: what happens when that rank computes that update, or,
+            where kind begins with `lines`, translates its part of a chunk with that number
 
 It prints the exit statuses in JSON, and leaves what each rank said in `err.0`, `err.1` and so on.
 """
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -24,8 +26,9 @@ from pathlib import Path
 import torch
 
 from nmt import errors
-from nmt.cli import jobs, main, train  # noqa: F401 (imported once, for all ranks)
+from nmt.cli import jobs, main, train, translate  # noqa: F401 (imported once, for all ranks)
 from nmt.data import batches
+from nmt.inference import translator
 from nmt.runtime import seeds
 from nmt.training import fitting, update
 
@@ -53,6 +56,17 @@ def install(rank: int, faults: list) -> None:
         return (total * float("nan") if kind == "nan" else total), nll
 
     update.summed_loss = faulty
+    honest, calls = translator.Translator.answer, itertools.count()
+
+    def faulty_answer(machine, asked):
+        number = next(calls)
+        if [rank, number, "lines-KILL"] in faults:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if [rank, number, "lines-fail"] in faults:
+            fail_to_read()
+        return honest(machine, asked)
+
+    translator.Translator.answer = faulty_answer
     if [0, 0, "disk"] in faults and rank == 0:
         jobs.Job._publish = fail_to_write
     if [1, 0, "fit"] in faults and rank == 1:
@@ -108,7 +122,7 @@ def start(job: dict, rank: int, port: int) -> int:
         os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         descriptor = os.open(f"err.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 2)
-        os.dup2(descriptor, 1)
+        os.dup2(os.open(f"out.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         install(rank, job.get("faults", []))
         if job.get("counts_bytes"):
             count_bytes(rank)

@@ -84,8 +84,8 @@ def test_version_is_printed(capsys):
         ),
         (["inspect", "-z"], "nmt inspect: -z: unknown option. "),
         (["trian"], "nmt: trian: unknown verb. Did you mean 'train'? "
-                    "Known: init, check, train, translate, evaluate, inspect, average, "
-                    "export, optimize."),
+                    "Known: init, check, train, translate, evaluate, score, mbr, inspect, "
+                    "average, export, optimize."),
         (["--quit", "train"], "nmt: --quit: unknown option before the verb. Allowed there: --help, "
                               "--version. Write the verb first: nmt VERB --quit"),
         (["train"], "nmt train: CONFIG: missing. Add it."),
@@ -110,6 +110,17 @@ def test_version_is_printed(capsys):
         (["evaluate", "--bleu=1"], "nmt evaluate: --bleu: takes no value (given: '1')."),
         (["inspect", "-q", "-v"], "nmt inspect: --verbose: does not go with --quiet. "
                                   "Give one of them."),
+        (
+            ["translate", "--ensemble-weights", "0.7,0"],
+            "nmt translate: --ensemble-weights: wants numbers above 0, apart by commas, such as "
+            "0.7,0.3 (given: '0.7,0').",
+        ),
+        (["score", "--ensemble-weights", "a"], "nmt score: --ensemble-weights: wants numbers "),
+        (["score", "--ensemble-weights", "nan,1"], "nmt score: --ensemble-weights: wants numbers "),
+        (
+            ["translate", "--mbr", "blue"],
+            "nmt translate: --mbr: wants one of chrf, bleu (given: 'blue'). Did you mean 'bleu'?",
+        ),
         (["evaluate", "--nbest", "2"], "nmt evaluate: --nbest: unknown option. "),
         (["translate", "--beam", "2"], "nmt translate: --beam: unknown option. "),
     ],
@@ -222,6 +233,9 @@ def test_quiet_leaves_messages_for_other_handlers(verb, caplog):
         (["translate"], "stdin", "nmt: stdin: is closed. "),
         (["translate", "--input", "x"], "stdout", "nmt: stdout: is closed. "),
         (["inspect"], "stdout", "nmt: stdout: is closed. "),
+        (["mbr"], "stdin", "nmt: stdin: is closed. "),
+        (["score"], "stdin", "nmt: stdin: is closed. Give lines on stdin, or files with --src "),
+        (["score", "--src", "x"], "stdout", "nmt: stdout: is closed. Give somewhere to write to, "),
     ],
 )
 def test_closed_streams_are_refused_before_any_work(

@@ -137,6 +137,25 @@ def test_one_folder_is_no_ensemble_and_several_are_one(publish, make_model, tmp_
     assert found.log_probability == pytest.approx(float(forced), rel=1e-5)
 
 
+def test_shares_belong_to_the_models_in_their_order(publish, make_model, tmp_path):
+    models = [make_model("rnn", seed, dtype=FLOAT) for seed in (0, 1)]
+    paths = [publish(tmp_path / str(n), "rnn", model) for n, model in enumerate(models)]
+    source, inputs = torch.tensor([[40, 50, 2]]), torch.tensor([[1, 45]])
+    mask = torch.ones_like(source, dtype=torch.bool)
+    joined = loading.load_all(paths, shares=[0.9, 0.1]).model
+    with torch.no_grad():
+        parts = [model.logits(model(source, mask, inputs)[0]).softmax(-1) for model in models]
+        found = joined(source, mask, inputs)[0].exp()
+    torch.testing.assert_close(found, 0.9 * parts[0] + 0.1 * parts[1])
+
+
+@pytest.mark.parametrize(("count", "shares"), [(2, [0.5]), (2, [1.0] * 3), (1, [1.0])])
+def test_shares_that_do_not_fit_the_models_are_refused_before_they_are_read(count, shares):
+    text = f"--ensemble-weights: wants one weight for each .* {len(shares)} for {count}"
+    with pytest.raises(errors.UsageError, match=text):
+        loading.load_all([Path("nowhere")] * count, shares=shares)
+
+
 @pytest.mark.parametrize(
     ("seeds", "side"), [({"seed": 1, "tgt_seed": 3}, "tgt"), ({"seed": 4, "tgt_seed": 2}, "src")]
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nmt.inference import optimizing, translator
+from nmt.inference import optimizing, outcomes
 
 SOURCES = [f"line {number} of some words" for number in range(300)]
 
@@ -49,7 +49,7 @@ def _translator(clock, calls, name, *, seconds, text):
         calls.append((name, len(lines)))
         clock.now += seconds * len(lines)
         return [
-            [translator.Translation(text(line), tokens=(5,) * 9), translator.Translation("worse")]
+            [outcomes.Translation(text(line), tokens=(5,) * 9), outcomes.Translation("worse")]
             for line in lines
         ]
 

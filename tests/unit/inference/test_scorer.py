@@ -11,6 +11,7 @@ from nmt.config import schema
 from nmt.inference import scorer, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.search import ensemble
 
 Make = Callable[..., scorer.Scorer]
 
@@ -152,3 +153,55 @@ def test_bf16_products_are_summed_in_float32(make_model, texts, corpus, logits_s
     wanted = torch.tensor([*texts.tgt.encode(target), 2])
     total = torch.nn.functional.cross_entropy(logits[0].double(), wanted, reduction="sum")
     assert pair.log_probability == pytest.approx(-float(total), rel=1e-5)
+
+
+def test_tokens_come_with_their_shares_of_the_sum(model, make, texts, corpus):
+    for pair, line in zip(make(model).score(corpus[:6], corpus[6:12]), corpus[6:12], strict=True):
+        assert list(pair.tokens) == [*texts.tgt.encode(line), 2]
+        assert len(pair.token_log_probabilities) == pair.num_tokens
+        assert sum(pair.token_log_probabilities) == pytest.approx(pair.log_probability)
+
+
+@pytest.mark.parametrize("shares", [None, [0.7, 0.3]])
+def test_outputs_have_the_scores_that_search_reports(
+    make_model, make, texts, arithmetic, corpus, shares
+):
+    """Also those of an ensemble of two families, and of lines that are blank or never found."""
+    models = [make_model("rnn", 1), make_model("transformer", 2)]
+    joined = ensemble.Ensemble(models, shares)
+    settings = {"beam_size": 3, "max_length": 20, "length_penalty": 0.6}
+    machine = translator.Translator(
+        joined, texts, schema.DecodingConfig(**settings), arithmetic, num_best=3
+    )
+    sources = [*corpus[:12], "", " \t "]
+    pairs = [
+        (source, found)
+        for source, several in zip(sources, machine.translate(sources), strict=True)
+        for found in several
+        # What search cuts into other pieces than the tokenizer does has another score.
+        if texts.tgt.encode(found.text) == list(found.tokens)
+    ]
+    assert len(pairs) > 8
+    found = make(joined, **settings).score_outputs(
+        [source for source, _ in pairs], [wanted.text for _, wanted in pairs]
+    )
+    assert [pair.score for pair in found] == pytest.approx([wanted.score for _, wanted in pairs])
+    assert [pair.log_probability for pair in found] == pytest.approx(
+        [wanted.log_probability for _, wanted in pairs]
+    )
+    assert found[-1] == scorer.BLANK
+
+
+def test_half_a_blank_pair_is_no_blank_pair(rnn, make, corpus):
+    found = make(rnn).score_outputs(["", corpus[0], " "], [corpus[1], "", ""])
+    assert [pair.num_tokens > 0 for pair in found] == [True, True, False]
+    assert found[:2] == make(rnn).score(["", corpus[0]], [corpus[1], ""])
+
+
+def test_pairs_that_are_cut_on_either_side_are_counted(make_model, make):
+    machine, line = make(make_model("cnn")), "z " * 60
+    machine.score(["a", line, "a", line], ["a", "a", line, line])
+    assert machine.num_cut == 3
+    limited = make(make_model("rnn"), max_src_tokens=5)
+    limited.score(["a", line], [line, "a"])
+    assert limited.num_cut == 1

@@ -12,7 +12,8 @@ import torch
 
 from nmt import errors
 from nmt.config import schema
-from nmt.inference import scorer, translator
+from nmt.evaluation import mbr
+from nmt.inference import outcomes, scorer, splitting, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam
@@ -46,6 +47,7 @@ def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
         *,
         num_best: int = 1,
         batch_sentences: int | None = None,
+        risk: mbr.Settings | None = None,
         **decoding: Any,
     ) -> translator.Translator:
         return translator.Translator(
@@ -55,6 +57,7 @@ def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
             arithmetic,
             num_best=num_best,
             batch_sentences=batch_sentences,
+            risk=risk,
         )
 
     return build
@@ -113,7 +116,7 @@ def test_one_translator_gives_the_same_again(model, make, corpus):
 def test_blank_lines_stay_blank_and_are_not_searched(rnn, make, corpus, searched, num_best):
     machine = make(rnn, num_best=num_best)
     found = machine.translate(BLANK)
-    assert found == [[translator.Translation("", 0.0, 0.0, ())] * num_best] * len(BLANK)
+    assert found == [[outcomes.Translation("", 0.0, 0.0, ())] * num_best] * len(BLANK)
     assert searched == []
     mixed = machine.translate([BLANK[0], corpus[0], BLANK[1], corpus[1], BLANK[2]])
     assert [one[0].text == "" for one in mixed[::2]] == [True] * 3
@@ -238,7 +241,7 @@ def test_the_best_come_first_and_are_different(model, make, corpus):
 def test_what_the_search_did_not_find_is_empty_and_infinitely_bad(rnn, make, corpus):
     """With room for EOS alone there is one translation, the empty one."""
     found = make(rnn, num_best=3, max_length=1).translate(corpus[:2])
-    missing = translator.Translation("", -math.inf, -math.inf, ())
+    missing = outcomes.Translation("", -math.inf, -math.inf, ())
     for translations in found:
         assert translations[0].tokens == () and math.isfinite(translations[0].score)
         assert translations[1:] == [missing, missing]
@@ -306,3 +309,105 @@ def test_a_constraint_ends_where_its_word_ends(make, rnn, corpus):
     for request, outcome in zip(asked, machine.answer(asked), strict=True):
         text = outcome.translations[0].text
         assert re.search(rf"(?<!\w){re.escape(request.constraints[0])}(?![a-zäß])", text), text
+
+
+@pytest.mark.parametrize("metric", mbr.METRICS)
+@pytest.mark.parametrize("weights", mbr.WEIGHTS)
+def test_minimum_bayes_risk_orders_what_the_search_finds(rnn, make, corpus, metric, weights):
+    settings = {"beam_size": 6, "max_length": 20}
+    plain = make(rnn, num_best=6, **settings).translate(corpus[:20])
+    risk = mbr.Settings(metric, weights)
+    found = make(rnn, num_best=2, risk=risk, **settings).translate([*corpus[:20], ""])
+    assert found.pop() == [outcomes.Translation("")] * 2
+    changed = 0
+    for candidates, chosen in zip(plain, found, strict=True):
+        real = [one for one in candidates if math.isfinite(one.score)]
+        utilities = mbr.expected_utilities(
+            [one.text for one in real], [one.log_probability for one in real], risk
+        )
+        order = mbr.ranking(utilities)[:2]
+        assert [one.text for one in chosen] == [real[place].text for place in order]
+        assert [one.utility for one in chosen] == [utilities[place] for place in order]
+        assert [one.score for one in chosen] == [real[place].score for place in order]
+        changed += chosen[0].text != candidates[0].text
+    assert changed or weights == "model"
+
+
+def test_candidates_fit_between_nbest_and_the_beam(rnn, make):
+    with pytest.raises(errors.UsageError, match=r"--mbr-candidates: .*given: 4, beam 3"):
+        make(rnn, risk=mbr.Settings(num_candidates=4))
+    with pytest.raises(errors.UsageError, match=r"--nbest: .*given: 3 of 2"):
+        make(rnn, num_best=3, risk=mbr.Settings(num_candidates=2))
+    make(rnn, num_best=2, risk=mbr.Settings(num_candidates=2))
+
+
+def test_long_lines_are_translated_in_parts_that_fit(model, make, texts, corpus):
+    """Each part as if it were alone, joined by a space; lines that fit are left as they are."""
+    limits = {"max_src_tokens": 16, "long": "split"}
+    line = ". ".join(corpus[:12])
+    assert len(texts.src.encode(line)) > 40
+    machine = make(model, **limits)
+    first, short, blank = machine.translate([line, " abc", " "])
+    assert (machine.num_split, machine.num_cut) == (1, 0)
+
+    def count(several):
+        return [len(texts.src.encode(text)) for text in several]
+
+    parts = splitting.split(line, 15, count)
+    assert len(parts) > 2
+    alone = [found[0] for found in make(model, max_src_tokens=16).translate(parts)]
+    assert first[0].text == " ".join(found.text for found in alone if found.text)
+    assert first[0].score == pytest.approx(sum(found.score for found in alone))
+    assert first[0].log_probability == pytest.approx(sum(one.log_probability for one in alone))
+    assert short[0].tokens == make(model).translate([" abc"])[0][0].tokens
+    assert blank == [outcomes.Translation("")]
+    cut = make(model, max_src_tokens=16)
+    cut.translate([line])
+    assert (cut.num_split, cut.num_cut) == (0, 1)
+
+
+def test_nbest_of_a_split_line_are_the_nth_of_its_parts(rnn, make, corpus):
+    line = ". ".join(corpus[:12])
+    risk = mbr.Settings()
+    machine = make(rnn, num_best=3, risk=risk, max_src_tokens=16, long="split")
+    (found,) = machine.translate([line])
+    assert len(found) == 3
+    utilities = [one.utility for one in found if one.utility is not None]
+    assert utilities and utilities == sorted(utilities, reverse=True)
+    scores = [one.score for one in make(
+        rnn, num_best=3, max_src_tokens=16, long="split"
+    ).translate([line])[0]]  # fmt: skip
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_split_line_refuses_what_parts_cannot_have(rnn, make, corpus):
+    machine = make(rnn, max_src_tokens=16, long="split", token_scores=True)
+    long = dataclasses.replace(machine.default, text=". ".join(corpus[:12]))
+    prefixed = dataclasses.replace(long, target_prefix=corpus[0])
+    constrained = dataclasses.replace(long, constraints=(corpus[0].split()[0],))
+    short = dataclasses.replace(prefixed, text=corpus[1])
+    cut = dataclasses.replace(
+        prefixed, decoding=long.decoding.model_copy(update={"long": "truncate"})
+    )
+    answers = machine.answer([prefixed, long, constrained, short, cut])
+    assert [(one.error or "").split(":")[0] for one in answers] == [
+        "target_prefix", "", "constraints", "", ""
+    ]  # fmt: skip
+    assert (machine.num_split, machine.num_cut) == (1, 1)
+    (whole,) = answers[1].translations
+    assert len(whole.token_scores) == len(whole.pieces) > 20
+    assert sum(whole.token_scores) == pytest.approx(whole.log_probability, abs=1e-3)
+
+
+def test_minimum_bayes_risk_chooses_among_samples(rnn, make, corpus):
+    settings = {"sample": True, "seed": 3, "max_length": 12}
+    drawn = make(rnn, num_best=outcomes.NUM_SAMPLES, **settings).translate(corpus[:4])
+    found = make(rnn, risk=mbr.Settings(), **settings).translate(corpus[:4])
+    few = make(rnn, risk=mbr.Settings(num_candidates=9), **settings).translate(corpus[:4])
+    for samples, (best,), (other,) in zip(drawn, found, few, strict=True):
+        for chosen, among in ((best, samples), (other, samples[:9])):
+            utilities = mbr.expected_utilities(
+                [one.text for one in among], [0.0] * len(among), mbr.Settings()
+            )
+            assert chosen.utility == max(utilities)
+            assert chosen.text == among[utilities.index(max(utilities))].text

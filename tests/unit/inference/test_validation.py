@@ -10,7 +10,7 @@ import torch
 
 from nmt.config import schema
 from nmt.evaluation import metrics
-from nmt.inference import scorer, translator, validation
+from nmt.inference import outcomes, scorer, translator, validation
 from nmt.runtime import device as devices
 
 Make = Callable[..., validation.Validator]
@@ -68,7 +68,7 @@ def test_the_best_translation_of_each_line_meets_the_reference_of_that_line(
         translator.Translator,
         "translate",
         lambda self, lines: [
-            [translator.Translation(text), translator.Translation("worse")]
+            [outcomes.Translation(text), outcomes.Translation("worse")]
             for text, _ in zip(hypotheses, lines, strict=True)
         ],
     )

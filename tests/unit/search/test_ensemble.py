@@ -113,3 +113,25 @@ def test_the_joined_state_is_kept_and_expanded_as_any_other(build_model, make_so
     rows = [4, 5, 0, 1]
     found, _, _ = joined.step(tokens[rows], kept)
     torch.testing.assert_close(found, expected[rows])
+
+
+@torch.no_grad()
+def test_weights_are_shares_of_the_probabilities(build_model, make_sources):
+    """7 to 3 is 0.7 to 0.3, step by step and all at once, in models of different families."""
+    models = [build_model((side, side), seed=seed) for seed, side in enumerate((RNN, TRANSFORMER))]
+    sources = make_sources(LENGTHS)
+    joined = ensemble.Ensemble(models, [7.0, 3.0])
+    inputs = torch.tensor([[1, 5, 6], [1, 7, 8], [1, 9, 4]])
+    parts = [model(sources.ids, sources.mask, inputs, with_attention=True) for model in models]
+    probabilities = [
+        model.logits(states).softmax(-1) for model, (states, _) in zip(models, parts, strict=True)
+    ]
+    wanted = 0.7 * probabilities[0] + 0.3 * probabilities[1]
+    states, attention = joined(sources.ids, sources.mask, inputs, with_attention=True)
+    torch.testing.assert_close(joined.logits(states).exp(), wanted)
+    torch.testing.assert_close(attention, 0.7 * parts[0][1] + 0.3 * parts[1][1])
+    assert joined(sources.ids, sources.mask, inputs)[1] is None
+    state = joined.start(joined.encode(sources.ids, sources.mask))
+    for position in range(3):
+        states, _, state = joined.step(inputs[:, position], state)
+        torch.testing.assert_close(joined.logits(states).exp(), wanted[:, position])
