@@ -1,6 +1,7 @@
-"""Translates a test set alone, in batches and in other orders, and counts lines that differ.
+"""Translates a test set alone, in batches, in other orders and on two processes, and counts differences.
 
     python scripts/check_company.py --model runs/multi30k-transformer
+    python scripts/check_company.py --model runs/multi30k-transformer --precision int8
 
 Prints for each way how many lines differ from being translated alone, and how far apart the model
 finds the two translations (log-probability over the length penalty, forced decoding in float64): a
@@ -10,7 +11,9 @@ thousand differs.
 
 import argparse
 import random
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from nmt.data import readers
@@ -47,6 +50,8 @@ def main() -> int:
     places = {index: place for place, index in enumerate(order)}
     outputs["shuffled, batches of 64"] = [shuffled[places[i]] for i in range(len(sources))]
 
+    outputs["two processes"] = on_two_processes(sources, args.model, args.precision)
+
     exact = loading.load(args.model, precision="fp64")
     judge = scorer.Scorer(exact.model, exact.texts, exact.config.decoding, exact.arithmetic)
     worst = 0
@@ -61,6 +66,17 @@ def main() -> int:
         shown = ", ".join(f"{gap:+.1e}" for gap in gaps)
         print(f"{name}: {len(wrong)} of {len(sources)} lines differ {shown}".rstrip(), flush=True)
     return 1 if worst > len(sources) / 1000 else 0
+
+
+def on_two_processes(sources: list[str], model: Path, precision: str) -> list[str]:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nmt"]
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder, "input"), Path(folder, "output")
+        given.write_text("".join(f"{line}\n" for line in sources), encoding="utf-8")
+        files = ["--input", str(given), "--output", str(found)]
+        flags = ["--model", str(model), "--precision", precision, "--threads", "1", *files]
+        subprocess.run([sys.executable, "-m", *launcher, "translate", *flags], check=True)
+        return found.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 if __name__ == "__main__":

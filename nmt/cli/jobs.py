@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nmt import errors
 from nmt.checkpoint import averaging, folder, logs, resume
 from nmt.config import loading, schema
 from nmt.data import readers
@@ -160,6 +161,11 @@ class Job:
         reporter: reporting.Reporter,
     ) -> loop.Trainer:
         training = self._config.training
+        if training.guided_alignment_weight and not parts.model.attends:
+            raise errors.ConfigError(
+                "training.guided_alignment_weight: this decoder has no attention to guide. Set it to 0, "
+                "or take a decoder that attends."
+            )
         layout = self._layout(parts.model)
         updater = update.Updater(
             parts.model,
@@ -167,6 +173,7 @@ class Job:
             self._arithmetic,
             smoothing=training.label_smoothing,
             divergence=training.rdrop_weight,
+            guidance=training.guided_alignment_weight,
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
             group=self._group,

@@ -106,7 +106,7 @@ def _check_corpora(config: schema.Config) -> None:
     if config.data.test is not None:
         corpora.append(config.data.test)
     for entry in corpora:
-        for path in readers.corpus_files(entry):
+        for path in [*readers.corpus_files(entry), *readers.alignment_files(entry)]:
             files.check_readable(path)
 
 

@@ -30,13 +30,25 @@ class Corpus(knobs.Section):
 
 
 class TrainCorpus(Corpus):
-    """A training corpus: a corpus with a share in sampling."""
+    """A training corpus: a corpus with a share in sampling, and maybe with word alignments."""
 
     weight: float | None = knobs.knob(
         None,
         "share in sampling; without weights every pair comes once an epoch",
         gt=0,
     )
+    alignments: str | None = knobs.knob(
+        None,
+        "file of word alignments parallel to src and tgt, `0-0 1-2 2-1`: pairs of source word and target "
+        "word, counted from 0 (see training.guided_alignment_weight)",
+        why="a pair without any, a blank line, is trained as usual",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_alignments(self) -> "TrainCorpus":
+        if self.alignments is not None and self.src is None:
+            raise ValueError("alignments: go with src and tgt, not with tsv or jsonl")
+        return self
 
 
 class DataConfig(knobs.Section):

@@ -202,4 +202,31 @@ class Config(Section):
     def _check(self) -> "Config":
         if self.model.tie_embeddings == "all" and not self.tokenizer.is_shared:
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
+        self._check_guidance()
         return self
+
+    def _check_guidance(self) -> None:
+        is_guided = self.training.guided_alignment_weight > 0
+        has_alignments = any(entry.alignments is not None for entry in self.data.train)
+        if is_guided and not has_alignments:
+            raise ValueError(
+                "training.guided_alignment_weight: no corpus of data.train has alignments; name a file"
+            )
+        if has_alignments and not is_guided:
+            raise ValueError(
+                "data.train: alignments would be ignored, since training.guided_alignment_weight is 0"
+            )
+        if is_guided and getattr(self.model.decoder, "attention", None) == "none":
+            raise ValueError(
+                "training.guided_alignment_weight: model.decoder.attention is none, and there is nothing "
+                "to guide"
+            )
+        if is_guided and self.tokenizer.sampling != "none":
+            raise ValueError(
+                "training.guided_alignment_weight: does not go with tokenizer.sampling, whose pieces "
+                "change; take none of them"
+            )
+        if is_guided and self.training.rdrop_weight:
+            raise ValueError(
+                "training.guided_alignment_weight: does not go with training.rdrop_weight; take one"
+            )

@@ -101,6 +101,12 @@ class TrainingConfig(knobs.Section):
         ge=0,
         why="0 = one pass; two make an update more than twice as long, and learn more slowly at first",
     )
+    guided_alignment_weight: float = knobs.knob(
+        0.0,
+        "weight of the cross-entropy between attention and data.train.N.alignments (Chen et al. 2016)",
+        ge=0,
+        why="0 = none; attention finds its way alone, but its alignments are worse",
+    )
     clip_norm: float | None = knobs.knob(1.0, "largest gradient norm; null = no clipping", gt=0)
     max_skipped_updates: int = knobs.knob(
         5,

@@ -21,6 +21,8 @@ class Piece:
         tgt_in_BT: int64 target ids behind BOS, padded.
         real_N: int64, where in the flattened [B * T] positions a real target token stands.
         tgt_out_N: int64, those target tokens, EOS included.
+        links_2L: int64, aligned pieces: a place in the flattened target positions and one in its source
+            sentence; None without guided alignment.
     """
 
     src_BS: torch.Tensor
@@ -28,6 +30,7 @@ class Piece:
     tgt_in_BT: torch.Tensor
     real_N: torch.Tensor
     tgt_out_N: torch.Tensor
+    links_2L: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +120,21 @@ def split(piece: Piece) -> tuple[Piece, Piece]:
                 tgt_in_BT=piece.tgt_in_BT[rows, :tgt_width].contiguous(),
                 real_N=row_N * tgt_width + real_N % tgt_length,
                 tgt_out_N=piece.tgt_out_N[reals],
+                links_2L=_links_of_rows(piece, first, len(mask_BS), tgt_width),
             )
         )
     return halves[0], halves[1]
+
+
+def _links_of_rows(piece: Piece, first: int, num_rows: int, tgt_width: int) -> torch.Tensor | None:
+    """Returns the links of some rows of a piece, for a piece of those alone of that width."""
+    if piece.links_2L is None:
+        return None
+    tgt_length = piece.tgt_in_BT.shape[1]
+    row_L = torch.div(piece.links_2L[0], tgt_length, rounding_mode="floor") - first
+    kept_L = (row_L >= 0) & (row_L < num_rows)
+    place_L = row_L * tgt_width + piece.links_2L[0] % tgt_length
+    return torch.stack([place_L[kept_L], piece.links_2L[1][kept_L]])
 
 
 class Collator:
@@ -211,7 +226,22 @@ class Collator:
             tgt_in_BT=torch.cat([bos_B1, tgt_BT[:, :-1]], dim=1),
             real_N=real_N,
             tgt_out_N=tgt_BT.flatten()[real_N],
+            links_2L=self._links(indices, tgt_BT.shape[1]),
         )
+
+    def _links(self, indices: torch.Tensor, tgt_length: int) -> torch.Tensor | None:
+        """Returns the links of pairs; see `Piece`."""
+        side = self._data.links
+        if side is None:
+            return None
+        begins_B, ends_B = side.begins[indices], side.begins[indices + 1]
+        counts_B = ends_B - begins_B
+        row_L = torch.arange(indices.numel()).repeat_interleave(counts_B)
+        # The n-th link of all is the one so many behind the first of its row.
+        before_B = counts_B.cumsum(0) - counts_B
+        place_L = begins_B[row_L] + torch.arange(row_L.numel()) - before_B[row_L]
+        link_L = side.ids[place_L].to(torch.int64)
+        return torch.stack([row_L * tgt_length + (link_L >> 16), link_L & 0xFFFF])
 
     @staticmethod
     def _gather(
@@ -308,4 +338,6 @@ def _collate(
 
 
 def _tensors(piece: Piece) -> dict[str, torch.Tensor]:
-    return {field.name: getattr(piece, field.name) for field in dataclasses.fields(piece)}
+    """Returns what there is, by name."""
+    values = {field.name: getattr(piece, field.name) for field in dataclasses.fields(piece)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -4,6 +4,8 @@ CACHE/
     src.ids    tgt.ids          uint16 or int32, all sentences behind one another, without BOS and EOS
     src.begins tgt.begins       int64 [P + 1], where each begins, and the end
     src.text   src.text_begins  UTF-8 and where each text begins; like tgt, only for subword sampling
+    links.ids  links.begins     int32 pairs of aligned pieces and where those of each sentence pair begin;
+                                only for guided alignment (see `link`)
     journal.jsonl               one line for each block, written when its data has left the process
     .lock                       held by the process that fills
 
@@ -42,20 +44,24 @@ class Layout:
     Attributes:
         id_type: type of the ids of both sides.
         has_text: whether the texts are kept beside the ids.
+        has_links: whether the aligned pieces are kept, too.
     """
 
     id_type: IdType
     has_text: bool
+    has_links: bool = False
 
     @classmethod
-    def fitting(cls, num_pieces: int, *, has_text: bool) -> "Layout":
+    def fitting(cls, num_pieces: int, *, has_text: bool, has_links: bool = False) -> "Layout":
         """Returns the smallest layout for a vocabulary.
 
         Args:
             num_pieces: of the larger vocabulary.
             has_text: whether the texts are kept beside the ids.
+            has_links: whether the aligned pieces are kept, too.
         """
-        return cls("uint16" if num_pieces <= SMALL_VOCAB else "int32", has_text)
+        id_type: IdType = "uint16" if num_pieces <= SMALL_VOCAB else "int32"
+        return cls(id_type, has_text, has_links)
 
     @property
     def types(self) -> dict[str, str]:
@@ -65,7 +71,23 @@ class Layout:
             found |= {f"{side}.ids": str(self.id_type), f"{side}.begins": "int64"}
             if self.has_text:
                 found |= {f"{side}.text": "uint8", f"{side}.text_begins": "int64"}
+        if self.has_links:
+            found |= {"links.ids": "int32", "links.begins": "int64"}
         return found
+
+    def key(self) -> dict[str, Any]:
+        """Returns what a fingerprint depends on; what is not there leaves it as it was without."""
+        plain = dataclasses.asdict(self)
+        return {name: value for name, value in plain.items() if name != "has_links" or value}
+
+
+# Pieces of a sentence that links can tell apart.
+MAX_LINKED = 1 << 15
+
+
+def link(src_piece: int, tgt_piece: int) -> int:
+    """Returns two aligned pieces, by their places in their sentences, as one number below 2**31."""
+    return tgt_piece << 16 | src_piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +243,10 @@ class Writer:
                 f"{side}.text", f"{side}.text_begins", text.encode("utf-8", errors="replace")
             )
 
+    def add_links(self, links: Sequence[int]) -> None:
+        """Adds the aligned pieces of a pair to the block under way; see `link`."""
+        self._extend("links.ids", "links.begins", links)
+
     def _extend(self, content: str, begins: str, items: Sequence[int]) -> None:
         self._new[content].extend(items)
         self._ends[content] += len(items)
@@ -269,16 +295,23 @@ def key_of(
     Raises:
         errors.FileError: a file cannot be read.
     """
-    contents = [
-        [[kind, [locations.fingerprint(path) for path in paths]] for kind, paths in found.items()]
-        for found in map(readers.files_by_kind, entries)
-    ]
+    contents = []
+    for entry in entries:
+        found = readers.files_by_kind(entry)
+        if links := readers.alignment_files(entry):
+            found["alignments"] = links
+        contents.append(
+            [
+                [kind, [locations.fingerprint(path) for path in paths]]
+                for kind, paths in found.items()
+            ]
+        )
     models = {
         path.name: files.sha256_of(path)
         for path in sorted(tokenizer_dir.iterdir())
         if path.suffix in {".model", ".json"}
     }
-    parts = [FORMAT, contents, models, dataclasses.asdict(pair_filter), dataclasses.asdict(layout)]
+    parts = [FORMAT, contents, models, dataclasses.asdict(pair_filter), layout.key()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -87,6 +87,10 @@ class Data(Protocol):
         """The target side of the pairs that are there."""
 
     @property
+    def links(self) -> Side | None:
+        """The aligned pieces of the pairs that are there (`cache.link`), or None if nobody asked."""
+
+    @property
     def entry_sizes(self) -> tuple[int, ...]:
         """Pairs from each corpus entry, in order; waits until all are there."""
 
@@ -115,12 +119,14 @@ class Corpus:
         tgt: the target side.
         entry_sizes: pairs from each corpus entry, in order.
         fingerprint: another corpus or tokenizer has another one.
+        links: the aligned pieces, or None.
     """
 
     src: Side
     tgt: Side
     entry_sizes: tuple[int, ...]
     fingerprint: str
+    links: Side | None = None
 
     def __len__(self) -> int:
         return self.src.begins.numel() - 1
@@ -164,7 +170,7 @@ class MappedCorpus:
         self._offset = 0
         self._last = cache.Block()
         self._entry_ends: list[int] = []
-        self._sides: dict[readers.Side, Side] = {}
+        self._sides: dict[str, Side] = {}
         self._logs = True
         self._refresh()
 
@@ -189,6 +195,11 @@ class MappedCorpus:
     def tgt(self) -> Side:
         """The target side of the pairs that are there."""
         return self._side("tgt")
+
+    @property
+    def links(self) -> Side | None:
+        """The aligned pieces of the pairs that are there, or None."""
+        return self._side("links") if self._work.layout.has_links else None
 
     @property
     def entry_sizes(self) -> tuple[int, ...]:
@@ -246,7 +257,7 @@ class MappedCorpus:
             self._last = blocks[-1]
             self._sides.clear()
 
-    def _side(self, side: readers.Side) -> Side:
+    def _side(self, side: str) -> Side:
         if side not in self._sides:
             names = [name for name in self._work.layout.types if name.startswith(f"{side}.")]
             tensors = {name.removeprefix(f"{side}."): self._map(name) for name in names}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt import errors
-from nmt.data import cache, filters, readers
+from nmt.data import cache, filters, linking, readers
 from nmt.runtime import files, locks
 from nmt.text import tokenizer
 
@@ -43,6 +43,7 @@ class Entry:
     tgt: str | None = None
     tsv: str | None = None
     jsonl: str | None = None
+    alignments: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _fill_entry(
     # Lines that were tokenised before are read again, which takes a fraction of the time.
     for _ in itertools.islice(pairs, counts.total):
         pass
+    alignments = linking.Alignments(entry, tokenizers, first=counts.total)
     for chunk, is_last in _chunks(pairs):
         src, tgt = [src for src, _ in chunk], [tgt for _, tgt in chunk]
         src_ids = tokenizers["src"].encode_batch(src)
@@ -138,6 +140,12 @@ def _fill_entry(
             if work.pair_filter.keeps(src_ids[index], tgt_ids[index], counts):
                 writer.add("src", src_ids[index], src[index])
                 writer.add("tgt", tgt_ids[index], tgt[index])
+                if work.layout.has_links:
+                    writer.add_links(alignments.links(src_ids[index], tgt_ids[index]))
+            else:
+                alignments.skip()
+        if is_last:
+            alignments.finish()
         if is_last and not counts.kept:
             raise errors.DataError(
                 f"{readers.describe(entry)}: no pair is left "

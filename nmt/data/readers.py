@@ -60,6 +60,35 @@ def corpus_files(entry: Entry) -> list[Place]:
     return [path for paths in files_by_kind(entry).values() for path in paths]
 
 
+def alignment_files(entry: Entry) -> list[Place]:
+    """Returns the files of word alignments of a training corpus; an empty list if it has none.
+
+    Raises:
+        errors.DataError: they are not as many as those of a side.
+        errors.FileError: a pattern matches no file.
+    """
+    name = getattr(entry, "alignments", None)
+    if name is None:
+        return []
+    found = locations.locations(name)
+    if len(found) != len(files_by_kind(entry)["src"]):
+        raise errors.DataError(
+            f"{name}: wants as many files as {describe(entry)} (given: {len(found)})."
+        )
+    return found
+
+
+def iterate_links(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yields the alignment of each pair as it is written, and its place for messages.
+
+    Raises:
+        errors.FileError: a file cannot be read.
+    """
+    for path in alignment_files(entry):
+        for number, line in enumerate(files.read_lines(path), start=1):
+            yield line, f"{path}:{number}"
+
+
 def describe(entry: Entry) -> str:
     """Returns the files of an entry as the configuration names them, for messages."""
     names = (entry.src, entry.tgt, entry.tsv, entry.jsonl)

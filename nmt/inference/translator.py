@@ -14,7 +14,7 @@ from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam, forced, narrowed
 from nmt.search import settings as search_settings
-from nmt.text import tokenizer
+from nmt.text import tokenizer, words
 
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
@@ -358,19 +358,19 @@ class Translator:
         assert trace.attention_BKTS is not None, "the planner has seen to it"
         attention_TS = trace.attention_BKTS[: len(found.tokens)]
         surfaces = self._texts.src.surfaces(line.asked.text)[: len(line.source) - 1]
-        src_words = alignments.words_of(surfaces)
+        src_words = words.words_of(surfaces)
         if decoding.alignments:
             # Unknown pieces are written as words of their own.
             pieces = [
                 " \u2047 " if token == vocab.unk_id else vocab.pieces[token]
                 for token in found.tokens
             ]
-            aligned = alignments.align(attention_TS, src_words, alignments.words_of(pieces))
+            aligned = alignments.align(attention_TS, src_words, words.words_of(pieces))
             found = dataclasses.replace(found, alignment=aligned)
         if decoding.replace_unknown and vocab.unk_id in found.tokens:
-            words = self._words(line.asked.text)
+            texts = self._words(line.asked.text)
             best = alignments.best_sources(attention_TS, src_words)
-            text = self._replaced(found.tokens, [words[word] for word in best])
+            text = self._replaced(found.tokens, [texts[word] for word in best])
             found = dataclasses.replace(found, text=text)
         return found
 
@@ -380,16 +380,16 @@ class Translator:
         written = text.split()
         return written if len(written) == len(normalized) else normalized
 
-    def _replaced(self, tokens: Sequence[int], words: Sequence[str]) -> str:
+    def _replaced(self, tokens: Sequence[int], sources: Sequence[str]) -> str:
         """Returns the text with a source word in place of every unknown piece.
 
         Args:
             tokens: target ids.
-            words: a source word for each of them.
+            sources: a source word for each of them.
         """
         parts: list[str] = []
         known: list[int] = []
-        for token, word in zip(tokens, words, strict=True):
+        for token, word in zip(tokens, sources, strict=True):
             if token == self._texts.tgt.vocab.unk_id:
                 parts += [self._texts.tgt.decode(known), word]
                 known = []

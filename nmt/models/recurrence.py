@@ -43,7 +43,7 @@ def run(
     dropout_rate: float,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns attentional vectors [B, T, E] and attention weights [B, T, S] (without gradient).
+    """Returns attentional vectors [B, T, E] and attention weights [B, T, S].
 
     Args:
         embedded_BTE: target embeddings, dropped out.
@@ -129,9 +129,9 @@ class _Recurrence(function.Function):
             read_TBR, gates_TBG, cells_TBD, weights_TBS, both_TBC, output_TBE, factors_TBE, cell_BD,
         )  # fmt: skip
         ctx.rate, ctx.weight_dtype = rate, input_GX.dtype
-        attention_BTS = weights_TBS.transpose(0, 1)
-        ctx.mark_non_differentiable(attention_BTS)
-        return output_TBE.transpose(0, 1).contiguous(), attention_BTS
+        # Seldom does anything depend on the weights.
+        ctx.set_materialize_grads(False)
+        return output_TBE.transpose(0, 1).contiguous(), weights_TBS.transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -141,7 +141,10 @@ class _Recurrence(function.Function):
         ) = ctx.saved_tensors  # fmt: skip
         dtype, width = keys_BSD.dtype, combine_EC.shape[0]
         size = keys_BSD.shape[2]
-        grad_TBE = grad_outputs[0].transpose(0, 1).to(dtype)
+        grad_TBE = torch.zeros_like(output_TBE)
+        if grad_outputs[0] is not None:
+            grad_TBE = grad_outputs[0].transpose(0, 1).to(dtype)
+        guided_BTS = grad_outputs[1]
         # Of what follows: the state and the feed of a position are read by the next one.
         next_BR = torch.zeros_like(read_TBR[0])
         next_cell_BD = torch.zeros_like(last_BD)
@@ -159,6 +162,8 @@ class _Recurrence(function.Function):
             grad_both_BC = torch.mm(grad_BE, combine_EC)
             context_BM = grad_both_BC[:, size:]
             products_BS = torch.bmm(values_BSM, context_BM.unsqueeze(2)).squeeze(2).float()
+            if guided_BTS is not None:
+                products_BS = products_BS + guided_BTS[:, position]
             scores_BS = torch._softmax_backward_data(
                 products_BS, weights_TBS[position], 1, torch.float32
             ).to(dtype)

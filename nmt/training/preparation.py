@@ -189,10 +189,20 @@ def _open_corpus(
 ) -> corpus.MappedCorpus:
     """Returns the training corpus from its token cache; see `prepare`."""
     entries = tuple(
-        filler.Entry(src=entry.src, tgt=entry.tgt, tsv=entry.tsv, jsonl=entry.jsonl)
+        filler.Entry(
+            src=entry.src,
+            tgt=entry.tgt,
+            tsv=entry.tsv,
+            jsonl=entry.jsonl,
+            alignments=entry.alignments,
+        )
         for entry in config.data.train
     )
-    layout = cache.Layout.fitting(num_pieces, has_text=config.tokenizer.sampling != "none")
+    layout = cache.Layout.fitting(
+        num_pieces,
+        has_text=config.tokenizer.sampling != "none",
+        has_links=config.training.guided_alignment_weight > 0,
+    )
     key = cache.key_of(entries, tokenizer_dir, kept, layout)
     if fingerprint not in {None, key}:
         raise errors.TrainingError(

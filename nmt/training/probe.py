@@ -178,6 +178,7 @@ def _run(
         arithmetic,
         smoothing=training.label_smoothing,
         divergence=training.rdrop_weight,
+        guidance=training.guided_alignment_weight,
         clip_norm=training.clip_norm,
     )
     width = parts.model.decoder.embedding_size

@@ -82,6 +82,8 @@ class Survey:
         for name, entry in (self._train | self._held_out).items():
             try:
                 by_kind = readers.files_by_kind(entry)
+                if links := readers.alignment_files(entry):
+                    by_kind["alignments"] = links
             except errors.NMTError as error:
                 section.found.append(findings.of_error(readers.describe(entry), error))
                 continue

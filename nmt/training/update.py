@@ -11,7 +11,7 @@ from nmt.data import batches
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, memory
-from nmt.training import ema, layouts, loss, optimizers
+from nmt.training import ema, guided, layouts, loss, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +36,31 @@ class UpdateResult:
 
 
 def summed_loss(
-    model: seq2seq.Seq2Seq, piece: batches.Piece, smoothing: float, divergence: float = 0.0
+    model: seq2seq.Seq2Seq,
+    piece: batches.Piece,
+    smoothing: float,
+    divergence: float = 0.0,
+    guidance: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the summed smoothed loss and negative log-likelihood of one piece.
+
+    With a guidance (see `guided.alignment_loss`), that much of the cross-entropy between alignments and
+    attention is part of the loss.
 
     With a divergence (see `loss.smoothed_cross_entropy`), every pair of the piece goes through the
     model twice, with other dropout, and both sums are the mean of the two passes.
     """
     if not divergence:
-        states_BTE, _ = model(piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT)
+        states_BTE, attention_BTS = model(
+            piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT, with_attention=guidance > 0
+        )
         states_NE = states_BTE.flatten(0, 1).index_select(0, piece.real_N)
-        return loss.smoothed_cross_entropy(
+        total, nll = loss.smoothed_cross_entropy(
             states_NE, model.output.weight, piece.tgt_out_N, smoothing
         )
+        if guidance and piece.links_2L is not None:
+            total = total + guidance * guided.alignment_loss(attention_BTS, piece.links_2L)
+        return total, nll
     twice = (ids.repeat(2, 1) for ids in (piece.src_BS, piece.src_mask_BS, piece.tgt_in_BT))
     states_XTE, _ = model(*twice)
     passes_2NE = states_XTE.view(2, -1, states_XTE.shape[2]).index_select(1, piece.real_N)
@@ -86,6 +98,7 @@ class Updater:
         smoothing: float,
         clip_norm: float | None,
         divergence: float = 0.0,
+        guidance: float = 0.0,
         ema_decay: float | None = None,
         group: distributed.Group | None = None,
     ) -> None:
@@ -97,6 +110,7 @@ class Updater:
             arithmetic: device and precision.
             smoothing: label smoothing.
             divergence: weight of the divergence between two passes, or 0 for one pass.
+            guidance: weight of the loss of alignments, for models that attend.
             clip_norm: largest gradient norm, or None.
             ema_decay: of the moving average of the weights, or None for no average.
             group: the processes that share each batch, or None for this one alone.
@@ -108,7 +122,7 @@ class Updater:
         self.memory_limit: int | None = None
         self.layout: layouts.Layout = layouts.Whole()
         self._arithmetic = arithmetic
-        self._smoothing, self._divergence = smoothing, divergence
+        self._smoothing, self._divergence, self._guidance = smoothing, divergence, guidance
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.ema = None if ema_decay is None else ema.MovingAverage(model, ema_decay)
@@ -217,7 +231,9 @@ class Updater:
 
     def _loss(self, piece: batches.Piece) -> tuple[torch.Tensor, torch.Tensor]:
         return self.layout.run(
-            lambda: summed_loss(self.model, piece, self._smoothing, self._divergence)
+            lambda: summed_loss(
+                self.model, piece, self._smoothing, self._divergence, self._guidance
+            )
         )
 
     def _agree(self, too_large: batches.Piece | None) -> tuple[int | None, list[bool]]:

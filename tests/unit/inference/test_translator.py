@@ -403,9 +403,10 @@ def test_minimum_bayes_risk_chooses_among_samples(rnn, make, corpus):
     settings = {"sample": True, "seed": 3, "max_length": 12}
     drawn = make(rnn, num_best=outcomes.NUM_SAMPLES, **settings).translate(corpus[:4])
     found = make(rnn, risk=mbr.Settings(), **settings).translate(corpus[:4])
+    nine = make(rnn, num_best=9, **settings).translate(corpus[:4])
     few = make(rnn, risk=mbr.Settings(num_candidates=9), **settings).translate(corpus[:4])
-    for samples, (best,), (other,) in zip(drawn, found, few, strict=True):
-        for chosen, among in ((best, samples), (other, samples[:9])):
+    for samples, (best,), fewer, (other,) in zip(drawn, found, nine, few, strict=True):
+        for chosen, among in ((best, samples), (other, fewer)):
             utilities = mbr.expected_utilities(
                 [one.text for one in among], [0.0] * len(among), mbr.Settings()
             )

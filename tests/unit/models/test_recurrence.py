@@ -62,8 +62,11 @@ def test_values_and_gradients_are_those_of_autograd(decoder, monkeypatch, autoca
     expected, expected_attention = slow(monkeypatch, decode)
     wanted = [*leaves, *decoder.parameters()]
     upstream = draw(3, 7, 6, seed=9).detach()
-    found_gradients = torch.autograd.grad(states, wanted, upstream.to(states.dtype))
-    gradients = torch.autograd.grad(expected, wanted, upstream)
+    guide = draw(3, 7, 5, seed=10).detach()
+    found_gradients = torch.autograd.grad(
+        [states, attention], wanted, [upstream.to(states.dtype), guide]
+    )
+    gradients = torch.autograd.grad([expected, expected_attention], wanted, [upstream, guide])
     pairs = [(states, expected), (attention, expected_attention)]
     pairs += list(zip(found_gradients, gradients, strict=True))
     for found, other in pairs:
@@ -75,10 +78,23 @@ def test_values_and_gradients_are_those_of_autograd(decoder, monkeypatch, autoca
     assert all(g.dtype == torch.float32 for g in found_gradients[4:])
 
 
-def test_attention_sees_no_padding_and_keeps_no_graph(decoder):
+def test_attention_alone_has_a_gradient(decoder, monkeypatch):
+    leaves, memory = leaves_and_memory()
+
+    def decode() -> tuple[torch.Tensor, torch.Tensor | None]:
+        return decoder.decode(leaves[0], memory, with_attention=True)
+
+    guide = draw(3, 7, 5, seed=10).detach()
+    found = torch.autograd.grad(decode()[1], leaves[:2], guide)
+    wanted = torch.autograd.grad(slow(monkeypatch, decode)[1], leaves[:2], guide)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_sees_no_padding(decoder):
     leaves, memory = leaves_and_memory()
     _, attention = decoder.decode(leaves[0], memory, with_attention=True)
-    assert attention is not None and not attention.requires_grad
+    assert attention is not None
     assert attention[1, :, 3:].abs().max() == 0
     torch.testing.assert_close(attention.sum(-1), torch.ones(3, 7))
     assert decoder.decode(leaves[0], memory)[1] is None

@@ -1,0 +1,112 @@
+"""From word alignments in a file to aligned pieces."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from nmt import errors
+from nmt.data import cache, readers
+from nmt.text import tokenizer, words
+
+_LINK = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
+
+
+class Alignments:
+    """The alignments of a corpus entry, pair by pair; those of an entry without a file are empty."""
+
+    def __init__(
+        self,
+        entry: readers.Entry,
+        tokenizers: Mapping[readers.Side, tokenizer.Tokenizer],
+        *,
+        first: int = 0,
+    ) -> None:
+        """Opens the files.
+
+        Args:
+            entry: a corpus entry.
+            tokenizers: of both sides.
+            first: the pair to begin with, from 0.
+        """
+        self._entry = entry
+        self._has_file = bool(readers.alignment_files(entry))
+        self._lines = readers.iterate_links(entry)
+        self._pieces = {side: tokenizers[side].vocab.pieces for side in cache.SIDES}
+        for _ in itertools.islice(self._lines, first):
+            pass
+
+    def skip(self) -> None:
+        """Passes over the alignment of a pair that is not kept."""
+        if self._has_file:
+            self._next()
+
+    def links(self, src_ids: Sequence[int], tgt_ids: Sequence[int]) -> list[int]:
+        """Returns the aligned pieces of the next pair, each as `cache.link` makes it, sorted.
+
+        All pieces of a word are aligned with all pieces of the words that it is aligned with.
+
+        Args:
+            src_ids: of the source, without EOS.
+            tgt_ids: of the target, likewise.
+
+        Raises:
+            errors.DataError: the line is malformed, names a word that is not there, or is missing.
+        """
+        if not self._has_file:
+            return []
+        line, place = self._next()
+        if not line.strip():
+            return []
+        src_owned = self._by_word("src", src_ids)
+        tgt_owned = self._by_word("tgt", tgt_ids)
+        found = set()
+        for text in line.split():
+            match = _LINK.fullmatch(text)
+            if match is None:
+                raise errors.DataError(
+                    f"{place}: wants pairs of words such as 0-0 1-2 (given: {text[:40]!r})."
+                )
+            src_word, tgt_word = int(match[1]), int(match[2])
+            for side, word, own in (
+                ("source", src_word, src_owned),
+                ("target", tgt_word, tgt_owned),
+            ):
+                if word >= len(own):
+                    raise errors.DataError(
+                        f"{place}: {side} word {word}, counted from 0, is not there: the line has "
+                        f"{len(own)} (given: {text}). Words are what stands between spaces."
+                    )
+            found |= {
+                cache.link(src, tgt) for src in src_owned[src_word] for tgt in tgt_owned[tgt_word]
+            }
+        return sorted(found)
+
+    def finish(self) -> None:
+        """Checks that no line is left.
+
+        Raises:
+            errors.DataError: one is.
+        """
+        left = next(self._lines, None)
+        if left is not None:
+            raise errors.DataError(
+                f"{left[1]}: has no pair in {readers.describe(self._entry)}. Line n aligns pair n."
+            )
+
+    def _by_word(self, side: readers.Side, ids: Sequence[int]) -> list[list[int]]:
+        """Returns the places of the pieces of each word of a sentence."""
+        owners = words.words_of([self._pieces[side][token] for token in ids])
+        found: list[list[int]] = [[] for _ in range(max(owners, default=-1) + 1)]
+        for place, word in enumerate(owners[: cache.MAX_LINKED]):
+            if word >= 0:
+                found[word].append(place)
+        return found
+
+    def _next(self) -> tuple[str, str]:
+        found = next(self._lines, None)
+        if found is None:
+            raise errors.DataError(
+                f"{getattr(self._entry, 'alignments', None)}: has fewer lines than "
+                f"{readers.describe(self._entry)}. Line n aligns pair n; it may be blank."
+            )
+        return found
