@@ -19,7 +19,7 @@ from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
 TORCH_VERBS = frozenset(
-    {"train", "check", "translate", "evaluate", "score", "average", "export", "optimize"}
+    {"train", "check", "translate", "evaluate", "score", "average", "export", "optimize", "report"}
 )
 
 
@@ -123,7 +123,7 @@ def _check_streams(args: argparse.Namespace) -> None:
         args.verb == "score" and args.src is None
     )
     has_output = args.verb in {"translate", "score", "mbr"}
-    prints = {"check", "evaluate", "export", "inspect", "optimize"}
+    prints = {"check", "evaluate", "export", "inspect", "optimize", "runs"}
     writes = args.verb in prints or (has_output and args.output is None)
     if sys.stdin is None:
         if reads:

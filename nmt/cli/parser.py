@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
-from nmt.cli import decoding_flags, engine_flags, reranking_flags, values
+from nmt.cli import decoding_flags, engine_flags, report_flags, reranking_flags, values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp16", "fp64")
@@ -90,6 +90,8 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "score": ("say how probable a model finds given translations", _add_score),
         "mbr": ("choose from n-best lists by minimum Bayes risk", reranking_flags.add_mbr_verb),
         "inspect": ("show what is in a model folder", _add_inspect),
+        "runs": ("list the runs in a folder", report_flags.add_runs),
+        "report": ("write what runs have done into one file", report_flags.add_report),
         "average": ("average the weights of a run's checkpoints", _add_average),
         "export": (
             "write a model for another engine",

@@ -1,0 +1,177 @@
+"""`nmt report`: what runs have done, in one file that can be sent to somebody."""
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nmt import errors
+from nmt.cli import runs
+from nmt.evaluation import documents, events, pages
+from nmt.runtime import files
+
+logger = logging.getLogger(__name__)
+
+# Sentences of each kind, and those whose attention is shown.
+NUM_SENTENCES = 10
+NUM_MAPS = 3
+
+# Charts: the kind of event, the number in it, the title, and whether its axis is logarithmic.
+CHARTS = (
+    ("validation", "bleu", "Validation BLEU", False),
+    ("validation", "chrf", "Validation chrF", False),
+    ("validation", "perplexity", "Validation perplexity", True),
+    ("train", "perplexity", "Training perplexity", True),
+    ("train", "learning_rate", "Learning rate", False),
+    ("train", "grad_norm", "Gradient norm", False),
+    ("train", "tokens_per_second", "Target tokens per second", False),
+    ("train", "memory_mib", "Peak memory, MiB", False),
+    ("train", "padding", "Share of padding", False),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run has left behind.
+
+    Attributes:
+        name: by which it is shown.
+        folder: of the run.
+        events: from its metrics.jsonl.
+        config: all settings, as in the file.
+    """
+
+    name: str
+    folder: Path
+    events: events.Events
+    config: dict[str, Any]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes a report on runs.
+
+    Args:
+        args: `runs`, `output`, `format`, `no_translate`, `sentences`, `device`, `threads`.
+
+    Returns:
+        0.
+    """
+    style = args.format or ("md" if str(args.output or "").endswith(".md") else "html")
+    output = Path(args.output or f"report.{style}")
+    found = [_read(Path(folder)) for folder in args.runs]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        found = [dataclasses.replace(one, name=str(one.folder)) for one in found]
+    sections = [
+        documents.Section("Runs", [_overviews(found)]),
+        documents.Section("Configuration", _configurations(found)),
+        documents.Section("Learning curves", _curves(found)),
+    ]
+    if not args.no_translate:
+        # Imported here: who wants curves alone need not wait for torch.
+        from nmt.cli import report_models
+
+        sections += report_models.sections(
+            [(one.name, one.folder) for one in found],
+            num_sentences=args.sentences or NUM_SENTENCES,
+            num_maps=NUM_MAPS,
+            device=args.device or "auto",
+            threads=args.threads,
+        )
+    document = documents.Document(", ".join(one.name for one in found), sections)
+    render: Callable[[documents.Document], str] = (
+        pages.to_html if style == "html" else pages.to_markdown
+    )
+    files.atomic_write_text(output, render(document))
+    logger.info("report: %s", output)
+    return 0
+
+
+def _read(folder: Path) -> Run:
+    if not folder.is_dir():
+        raise errors.FileError(f"{folder}: is no folder. Name the folder of a run.")
+    found = events.read(folder)
+    return Run(folder.resolve().name, folder, found, _config(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Returns the settings of a run: those beside its model, or those of its newest checkpoint."""
+    path = folder / "config.yaml"
+    try:
+        if path.exists():
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        else:
+            newest = runs.newest_state(folder)
+            if newest is None:
+                return {}
+            state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+            found = yaml.safe_load(state["values"]["config"])
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        raise errors.DataError(f"{path}: cannot be read ({error}).") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _overviews(found: Sequence[Run]) -> documents.Table:
+    header = ["run", "state", "updates", "best validation", "minutes", "MB"]
+    return documents.Table(
+        header, [[one.name, *runs.row(runs.overview(one.folder))[1:6]] for one in found]
+    )
+
+
+def _configurations(found: Sequence[Run]) -> list[documents.Block]:
+    flat = {one.name: dict(_flattened(one.config)) for one in found}
+    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
+    blocks: list[documents.Block] = []
+    if len(found) > 1:
+        rows = [
+            [key, *(values.get(key, "-") for values in flat.values())]
+            for key in keys
+            if key != "run_dir" and len({values.get(key, "-") for values in flat.values()}) > 1
+        ]
+        blocks.append(
+            documents.Text("Settings in which the runs differ:" if rows else "No setting differs.")
+        )
+        if rows:
+            blocks.append(documents.Table(["setting", *flat], rows))
+        blocks.append(documents.Text(f"All settings of {found[0].name}:"))
+    first = flat[found[0].name]
+    blocks.append(
+        documents.Table(["setting", "value"], [[key, first[key]] for key in keys if key in first])
+    )
+    return blocks
+
+
+def _flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _flattened(inner, f"{prefix}.{number}")
+    else:
+        yield prefix, json.dumps(value, ensure_ascii=False)
+
+
+def _curves(found: Sequence[Run]) -> list[documents.Block]:
+    charts: list[documents.Block] = []
+    for kind, name, title, is_logarithmic in CHARTS:
+        curves = {one.name: one.events.series(kind, name) for one in found}
+        if any(curves.values()):
+            charts.append(documents.Chart(title, "updates", curves, is_logarithmic))
+    others = [
+        [one.name, str(event["event"]), f"{event['update']:,}", json.dumps(_rest(event))]
+        for one in found
+        for event in one.events.others
+    ]
+    if others:
+        charts.append(documents.Table(["run", "event", "update", "details"], others))
+    return charts
+
+
+def _rest(event: events.Event) -> events.Event:
+    return {key: value for key, value in event.items() if key not in {"event", "update"}}

@@ -1,0 +1,107 @@
+"""Translations beside their references: which words differ, which lines are worst, scores by length."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from nmt.evaluation import documents, metrics
+
+# Upper ends of the classes of reference length, in words; the last one has no end.
+LENGTHS = (5, 10, 15, 20, 30, 50)
+
+
+def marked(line: str, other: str) -> documents.Marked:
+    """Returns a line with the words marked that do not stand in the other line at their place."""
+    words, others = line.split(), other.split()
+    matcher = difflib.SequenceMatcher(None, words, others, autojunk=False)
+    runs = []
+    for kind, begin, end, _, _ in matcher.get_opcodes():
+        if begin < end:
+            runs.append((" ".join(words[begin:end]), kind != "equal"))
+    return documents.Marked(runs)
+
+
+def plain(line: str) -> documents.Marked:
+    """Returns a line without marks."""
+    return documents.Marked([(line, False)] if line else [])
+
+
+def sentence_scores(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Returns chrF of each line, in percent."""
+    settings = metrics.MetricSettings()
+    return [
+        metrics.score("chrf", [hypothesis], [[reference]], settings).value
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    ]
+
+
+def by_length(
+    systems: Mapping[str, Sequence[str]], references: Sequence[str], metric: str = "chrf"
+) -> documents.Table:
+    """Returns the score of each system on the lines of each length of their references.
+
+    Args:
+        systems: translations by name.
+        references: a line each.
+        metric: one of `metrics.METRICS`.
+    """
+    rows = []
+    for low, high in zip((0, *LENGTHS), (*LENGTHS, None), strict=True):
+        places = [
+            place
+            for place, line in enumerate(references)
+            if low < len(line.split()) <= (high or 10**9) or (not low and not line.split())
+        ]
+        if not places:
+            continue
+        own = [references[place] for place in places]
+        scores = [
+            metrics.score(
+                metric, [lines[place] for place in places], [own], metrics.MetricSettings()
+            ).value
+            for lines in systems.values()
+        ]
+        name = f"{low + 1} to {high}" if high else f"over {low}"
+        rows.append([name, f"{len(places):,}", *(f"{score:.1f}" for score in scores)])
+    return documents.Table(["words of the reference", "lines", *systems], rows)
+
+
+def sentences(
+    sources: Sequence[str],
+    references: Sequence[str],
+    systems: Mapping[str, Sequence[str]],
+    number: int,
+) -> list[documents.Sentences]:
+    """Returns the best and worst lines of the first system, and those on which two differ most.
+
+    Args:
+        sources: a line each.
+        references: likewise.
+        systems: translations by name, one system at least.
+        number: lines of each kind.
+    """
+    first = next(iter(systems))
+    scores = {name: sentence_scores(lines, references) for name, lines in systems.items()}
+    order = sorted(range(len(references)), key=lambda place: scores[first][place])
+
+    def shown(title: str, places: Sequence[int]) -> documents.Sentences:
+        found = []
+        for place in places:
+            lines = {
+                "source": plain(sources[place]),
+                "reference": marked(references[place], systems[first][place]),
+            }
+            lines |= {name: marked(own[place], references[place]) for name, own in systems.items()}
+            note = ", ".join(f"chrF {own[place]:.0f} ({name})" for name, own in scores.items())
+            found.append(documents.Sentence(place + 1, lines, note))
+        return documents.Sentences(title, found)
+
+    blocks = [
+        shown(f"Lowest chrF of {first}", order[:number]),
+        shown(f"Highest chrF of {first}", order[::-1][:number]),
+    ]
+    if len(systems) > 1:
+        second = list(systems)[1]
+        gaps = [a - b for a, b in zip(scores[first], scores[second], strict=True)]
+        differing = sorted(range(len(gaps)), key=lambda place: -abs(gaps[place]))
+        blocks.append(shown(f"Largest difference between {first} and {second}", differing[:number]))
+    return blocks
