@@ -84,7 +84,15 @@ class TrainingConfig(knobs.Section):
         1000, "updates over which the rate rises to its peak", unit="updates", ge=0
     )
     min_learning_rate: float = knobs.knob(
-        0.0, "where cosine and linear end, and below which plateau stops the run", ge=0
+        0.0, "where cosine, linear and a cooldown end, and below which plateau stops the run", ge=0
+    )
+    cooldown_updates: int = knobs.knob(
+        0,
+        "the last updates before max_updates, over which the rate of the schedule falls linearly to "
+        "min_learning_rate on top (Zhai et al. 2022); 0 = none",
+        unit="updates",
+        ge=0,
+        why="with a fifth or a quarter of all updates a run gains what longer ones do (docs/results.md)",
     )
     plateau_factor: float = knobs.knob(
         0.5, "what the rate is multiplied by on a plateau", unit="factor", gt=0, lt=1
@@ -155,6 +163,13 @@ class TrainingConfig(knobs.Section):
             )
         if self.schedule in {"cosine", "linear"} and self.max_updates is None:
             raise ValueError(f"schedule: {self.schedule} ends at max_updates, which is null")
+        if self.cooldown_updates and self.max_updates is None:
+            raise ValueError("cooldown_updates: end at max_updates, which is null")
+        if self.cooldown_updates and self.cooldown_updates > (self.max_updates or 0):
+            raise ValueError(
+                "cooldown_updates: are more than max_updates "
+                f"(given: {self.cooldown_updates} of {self.max_updates})"
+            )
         if self.min_learning_rate >= self.learning_rate:
             raise ValueError(
                 "min_learning_rate: has to be below learning_rate "
@@ -191,6 +206,8 @@ class TrainingConfig(knobs.Section):
             found |= dict.fromkeys(
                 ("plateau_factor", "plateau_patience"), "only schedule plateau uses it"
             )
-        if self.schedule not in {"plateau", "cosine", "linear"}:
+        if self.schedule in {"cosine", "linear"}:
+            found["cooldown_updates"] = f"schedule {self.schedule} falls to its end anyway"
+        if self.schedule not in {"plateau", "cosine", "linear"} and not self.cooldown_updates:
             found["min_learning_rate"] = f"schedule {self.schedule} never ends at a rate"
         return found

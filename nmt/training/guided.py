@@ -22,5 +22,7 @@ def alignment_loss(attention_BTS: torch.Tensor | None, links_2L: torch.Tensor) -
     attention_NS = attention_BTS.flatten(0, 1)
     attention_NS = attention_NS.to(torch.promote_types(attention_NS.dtype, torch.float32))
     logs_L = attention_NS[place_L, src_L].clamp_min(1e-10).log()
-    counts_N = torch.bincount(place_L, minlength=attention_NS.shape[0])
+    # Not bincount, for whose size a host waits. Sums of ones are exact in any order.
+    counts_N = attention_NS.new_zeros(attention_NS.shape[0])
+    counts_N = counts_N.index_add(0, place_L, torch.ones_like(logs_L))
     return -(logs_L / counts_N[place_L]).sum()

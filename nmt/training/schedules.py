@@ -20,6 +20,9 @@ def learning_rate(
     - plateau: multiplied by `plateau_factor` at each plateau of the validation score;
     - constant: stays.
 
+    Over the last `cooldown_updates` updates the rate falls linearly from that to `min_learning_rate` at
+    `max_updates` (the cooldown of Zhai et al. 2022, "Scaling Vision Transformers", section 3.5).
+
     noam is equation 3 of Vaswani et al. 2017, `learning_rate` being a factor on it:
     width ** -0.5 * min(u ** -0.5, u * w ** -1.5).
 
@@ -29,6 +32,16 @@ def learning_rate(
         width: width of the decoder's output states, for noam.
         num_plateaus: plateaus met so far.
     """
+    rate = _scheduled(config, update, width, num_plateaus)
+    floor = config.min_learning_rate
+    if not config.cooldown_updates or rate <= floor:
+        return rate
+    assert config.max_updates is not None, "the schema has checked that there is an end"
+    share = min(max(config.max_updates - update, 0) / config.cooldown_updates, 1.0)
+    return floor + (rate - floor) * share
+
+
+def _scheduled(config: schema.TrainingConfig, update: int, width: int, num_plateaus: int) -> float:
     peak, warmup = config.learning_rate, config.warmup_updates
     if config.schedule == "noam":
         return float(peak * width**-0.5 * min(update**-0.5, update * max(warmup, 1) ** -1.5))

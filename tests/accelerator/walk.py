@@ -87,11 +87,13 @@ def walk(options: dict, device: torch.device, *, stray: bool) -> None:
             arithmetic,
             smoothing=0.1,
             clip_norm=1.0,
+            guidance=0.5 if model.attends else 0.0,
         )
         stream = devices.SideStream(device)
         pieces = []
         for piece in batch.pieces:
-            tensors = {name: mode.from_tensor(t) for name, t in vars(piece).items()}
+            values = vars(piece) | {"links_2L": torch.tensor([[0, 1], [1, 0]])}
+            tensors = {name: mode.from_tensor(t) for name, t in values.items()}
             copied = stream.copy(tensors)
             if stray:
                 copied["src_mask_BS"] = tensors["src_mask_BS"]

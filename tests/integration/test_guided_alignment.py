@@ -73,15 +73,15 @@ def test_attention_learns_the_alignments(family, guide, nmt):
 def test_a_guided_run_resumes_bit_for_bit(guide, nmt):
     guide("transformer")
     assert nmt("train", "c.yaml", "--set", "run_dir=whole").code == 0
-    for end in (23, 150):
+    for end in (23, 200):
         assert nmt("train", "c.yaml", f"--set=training.max_updates={end}").code == 0
-    weights = [Path(run, "checkpoints/00000150/weights.safetensors") for run in ("run", "whole")]
+    weights = [Path(run, "checkpoints/00000200/weights.safetensors") for run in ("run", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     random.seed(1)
     lines = Path("train.align").read_text().splitlines()
     random.shuffle(lines)
     Path("train.align").write_text("".join(f"{line}\n" for line in lines))
-    refused = nmt("train", "c.yaml", "--set=training.max_updates=170")
+    refused = nmt("train", "c.yaml", "--set=training.max_updates=220")
     assert refused.code == 1 and "the training corpora are not those" in refused.messages[-1]
 
 

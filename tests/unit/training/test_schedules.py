@@ -141,3 +141,25 @@ def test_an_unknown_schedule_is_an_error() -> None:
     config = schema.TrainingConfig.model_construct(schedule="step")  # type: ignore[arg-type]
     with pytest.raises(errors.ConfigError, match=r"training\.schedule: unknown \(given: step\)"):
         rate(config, 5000)
+
+
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "plateau", "constant", "noam"])
+def test_a_cooldown_falls_from_the_schedule_to_the_floor(
+    training_config: MakeConfig, schedule: str
+) -> None:
+    plain = config_of(training_config, schedule, min_learning_rate=0.001)
+    cooled = plain.model_copy(update={"cooldown_updates": 200})
+    for update, share in ((1, 1.0), (150, 1.0), (300, 1.0), (350, 0.75), (450, 0.25), (500, 0.0)):
+        wanted = 0.001 + (rate(plain, update) - 0.001) * share
+        if rate(plain, update) > 0.001:
+            assert rate(cooled, update) == pytest.approx(wanted)
+    assert rate(cooled, 600) == pytest.approx(min(0.001, rate(plain, 600)))
+
+
+def test_a_cooldown_needs_an_end_and_fits_before_it(training_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match="cooldown_updates: end at max_updates"):
+        training_config(cooldown_updates=5, max_updates=None, max_epochs=1)
+    with pytest.raises(ValueError, match=r"cooldown_updates: are more .*given: 501 of 500"):
+        training_config(cooldown_updates=501, max_updates=500)
+    assert "cooldown_updates" in config_of(training_config, "cosine").inapplicable()
+    assert "cooldown_updates" not in config_of(training_config, "constant").inapplicable()
