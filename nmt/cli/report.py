@@ -138,11 +138,10 @@ def _configurations(found: Sequence[Run]) -> list[documents.Block]:
         )
         if rows:
             blocks.append(documents.Table(["setting", *flat], rows))
-        blocks.append(documents.Text(f"All settings of {found[0].name}:"))
     first = flat[found[0].name]
-    blocks.append(
-        documents.Table(["setting", "value"], [[key, first[key]] for key in keys if key in first])
-    )
+    rows = [[key, first[key]] for key in keys if key in first]
+    summary = f"All settings of {found[0].name}"
+    blocks.append(documents.Table(["setting", "value"], rows, summary))
     return blocks
 
 

@@ -12,6 +12,9 @@ from nmt.inference import attention_maps, loading, outcomes, translator
 
 logger = logging.getLogger(__name__)
 
+# Of a longer translation the attention of its beginning is shown.
+MAX_MAP_TOKENS = 40
+
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
@@ -170,15 +173,14 @@ def _scores(known: Sequence[Translated]) -> list[documents.Block]:
 def _attention(known: Sequence[Translated], number: int) -> list[documents.Block]:
     blocks: list[documents.Block] = []
     for one in known:
-        shown = [
-            place
-            for place, found in enumerate(one.translations)
-            if 3 <= len(found.tokens) <= 20 and len(one.sources[place].split()) <= 20
-        ]
+        lengths = [len(found.tokens) for found in one.translations]
+        # The first ones that are neither too short to be interesting nor too long to be read.
+        shown = sorted(
+            range(len(lengths)), key=lambda place: (not 3 <= lengths[place] <= 20, place)
+        )
         for place in shown[:number]:
-            told = attention_maps.attention_of(
-                one.loaded, one.sources[place], one.translations[place].tokens
-            )
+            tokens = one.translations[place].tokens[:MAX_MAP_TOKENS]
+            told = attention_maps.attention_of(one.loaded, one.sources[place], tokens)
             if told is None:
                 blocks.append(documents.Text(f"{one.name}: has no attention."))
                 break

@@ -20,10 +20,12 @@ class Table:
     Attributes:
         header: of the columns.
         rows: as many cells each.
+        summary: what it is called while it is folded away; None shows it at once.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    summary: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,10 @@ mark { background: #ffe8a3; padding: 0 0.1em; }
 """
 
 
+# Nothing is loaded from anywhere; a browser enforces it.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
 def to_html(document: documents.Document) -> str:
     """Returns a page that loads nothing from anywhere."""
     links = " ".join(
@@ -45,6 +49,7 @@ def to_html(document: documents.Document) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head>\n'
         f"<body><h1>{title}</h1><nav>{links}</nav>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
@@ -77,7 +82,10 @@ def _html_block(block: documents.Text | documents.Table | documents.Sentences) -
             for row in block.rows
         )
         head = f"<thead><tr>{header}</tr></thead>"
-        return f'<div class="wide"><table>{head}<tbody>{rows}</tbody></table></div>'
+        table = f'<div class="wide"><table>{head}<tbody>{rows}</tbody></table></div>'
+        if block.summary is None:
+            return table
+        return f"<details><summary>{html.escape(block.summary)}</summary>{table}</details>"
     shown = "".join(
         f'<div class="sentence"><dl><dt>line {one.number:,} {html.escape(one.note)}</dt>'
         + "".join(
@@ -111,7 +119,8 @@ def _markdown_block(block: documents.Block) -> list[str]:
     if isinstance(block, documents.Text):
         return [block.text]
     if isinstance(block, documents.Table):
-        return _markdown_table(block.header, block.rows)
+        above = [] if block.summary is None else [f"{block.summary}:", ""]
+        return [*above, *_markdown_table(block.header, block.rows)]
     if isinstance(block, documents.Chart):
         rows = []
         for name, points in block.curves.items():

@@ -1,0 +1,120 @@
+"""`nmt report` and `nmt runs` on real runs, finished, under way and broken."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nmt.runtime import locks
+
+EACH = {"logging_interval": 1, "validation_interval": 2, "checkpoint_interval": 2, "max_updates": 4}
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+SECTIONS = [
+    "Runs", "Configuration", "Learning curves", "Data", "Scores", "Scores by length", "Sentences",
+    "Attention",
+]  # fmt: skip
+
+
+@pytest.fixture
+def two_runs(configure, nmt):
+    """The folders of two runs that differ in family and rate."""
+    configure("rnn", training=EACH)
+    assert nmt("train", "c.yaml", "--set=run_dir=runs/one").code == 0
+    configure("transformer", training=EACH | {"learning_rate": 0.5})
+    assert nmt("train", "c.yaml", "--set=run_dir=runs/two").code == 0
+    return ["runs/one", "runs/two"]
+
+
+def test_a_report_has_every_section(two_runs, nmt):
+    done = nmt("report", *two_runs, "--sentences=2")
+    assert (done.code, done.out) == (0, b""), done.err
+    page = Path("report.html").read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
+    assert re.search(r"<td>training.learning_rate</td><td>0\.\d+</td><td>0\.5</td>", page)
+    assert page.count("<svg") >= 8 + 2 * 1, "curves, and attention of both"
+    for title in ("Validation BLEU", "Gradient norm", "Lowest chrF of one", "one, line "):
+        assert title in page
+    assert nmt("report", "runs/one", "--output=r.md").code == 0
+    text = Path("r.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
+    assert "## Data\n\none: pairs total" in text or "one: pairs " in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_a_browser_shows_it_without_a_request_or_an_error(two_runs, nmt, tmp_path):
+    assert nmt("report", *two_runs, "--sentences=2").code == 0
+    log = tmp_path / "net.json"
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}",
+        "--enable-logging=stderr", "--virtual-time-budget=2000", f"--log-net-log={log}",
+        "--dump-dom", f"file://{Path('report.html').resolve()}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert re.findall(r"<h2>(.*?)</h2>", done.stdout) == SECTIONS
+    assert "CONSOLE" not in done.stderr
+    requested = set(re.findall(r'"url":"((?:https?|file):[^"]*)"', log.read_text()))
+    page = Path("report.html").resolve().as_uri()
+    # What the browser asks for on its own account, whatever it shows.
+    browsers = re.compile(r"https?://[^/]*(?:google|gstatic|gvt1)[^/]*/")
+    own = {url for url in requested if not browsers.match(url)}
+    assert own <= {page}, "the page asks for nothing"
+
+
+def test_a_run_that_is_under_way_can_be_reported_on(configure, nmt):
+    """Before the first checkpoint there is no model, which the report says."""
+    configure("rnn", training=EACH)
+    assert nmt("train", "c.yaml").code == 0
+    for path in (Path("run/model.safetensors"), Path("run/manifest.json")):
+        path.unlink()
+    with Path("run/metrics.jsonl").open("a") as stream:
+        stream.write('{"event": "tr')
+    with locks.RunLock(Path("run")):
+        done = nmt("report", "run", "--output=r.md")
+    assert done.code == 0
+    assert any("torn" in line for line in done.messages)
+    text = Path("r.md").read_text()
+    assert "| running |" in text and "manifest.json" in text
+
+
+def test_what_is_no_run_is_one_line(configure, nmt):
+    configure("rnn", training=EACH)
+    assert nmt("train", "c.yaml").code == 0
+    nmt("report", "nowhere").assert_refused(1, "nowhere: is no folder")
+    Path("empty").mkdir()
+    nmt("report", "empty").assert_refused(1, "metrics.jsonl")
+    nmt("runs", "empty").assert_refused(2, "there is no run in it")
+    nmt("runs", "nowhere").assert_refused(1, "is no folder")
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    Path("run/metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]) + "\n")
+    nmt("report", "run").assert_refused(1, "metrics.jsonl:2: is no event")
+    nmt("report", "run", "--format=pdf").assert_refused(2, "--format")
+
+
+def test_runs_tells_how_each_one_is(two_runs, nmt):
+    assert nmt("train", "c.yaml", "--set=run_dir=runs/three").code == 0
+    state = sorted(Path("runs/three/checkpoints").iterdir())[-1] / "state.json"
+    content = state.read_text()
+    assert '"finished": true' in content
+    state.write_text(content.replace('"finished": true', '"finished": false'))
+    shutil.copytree("runs/one", "runs/torn")
+    with Path("runs/torn/model.safetensors").open("r+b") as stream:
+        stream.truncate(100)
+    with locks.RunLock(Path("runs/two")):
+        done = nmt("runs", "--json")
+    found = {Path(one["folder"]).name: one for one in json.loads(done.text)}
+    assert {name: one["state"] for name, one in found.items()} == {
+        "one": "finished", "two": "running", "three": "stopped", "torn": "broken",
+    }  # fmt: skip
+    assert all(one["update"] == 4 for one in found.values())
+    assert "model.safetensors" in found["torn"]["detail"]
+    assert "process" in found["two"]["detail"]
+    assert found["one"]["size"] > 10_000
+    lines = nmt("runs").lines
+    assert lines[0].split() == ["run", "state", "update", "best", "minutes", "MB"]
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["runs/one", "finished"], ["runs/three", "stopped"], ["runs/torn", "broken"],
+        ["runs/two", "finished"],
+    ]  # fmt: skip

@@ -1,0 +1,131 @@
+"""Reports: pictures, pages and sentences side by side."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmt.evaluation import comparing, documents, pages, svg
+
+CURVES = {"a <b>": [(0, 1.0), (100, 3.0), (200, 2.0)], "b": [(50, 10.0)]}
+HEAT = documents.HeatMap("c & d", ["▁x", "</s>"], ["▁y", "</s>"], [[1.0, 0.0], [0.25, 0.75]])
+
+
+def parsed(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)
+
+
+def find(root: ElementTree.Element, tag: str) -> list[ElementTree.Element]:
+    return root.findall(f".//{{http://www.w3.org/2000/svg}}{tag}")
+
+
+def test_a_chart_has_its_points_where_they_belong():
+    root = parsed(svg.chart(documents.Chart("t < u", "updates", CURVES)))
+    (line, single) = (element.get("points") for element in find(root, "polyline"))
+    points = [tuple(map(float, pair.split(","))) for pair in line.split()]
+    assert len(points) == 3 and len(single.split()) == 1
+    xs, ys = zip(*points, strict=True)
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2) and xs[0] == svg.LEFT
+    # The middle one is the highest, which is the smallest y; 1, 2 and 3 are at equal distances.
+    assert ys[1] < ys[2] < ys[0]
+    assert ys[0] - ys[2] == pytest.approx(ys[2] - ys[1], abs=0.2)
+    texts = [element.text for element in find(root, "text")]
+    assert {"t < u", "updates", "a <b>", "b"} <= set(texts)
+    styles = {(line.get("stroke"), line.get("stroke-dasharray")) for line in find(root, "polyline")}
+    assert len(styles) == 2
+    assert root.get("aria-label") == "t < u"
+
+
+def test_a_logarithmic_axis_has_equal_steps_for_equal_factors():
+    chart = documents.Chart("p", "u", {"a": [(0, 10.0), (1, 100.0), (2, 1000.0)]}, True)
+    (line,) = find(parsed(svg.chart(chart)), "polyline")
+    ys = [float(pair.split(",")[1]) for pair in line.get("points").split()]
+    assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.2) and ys[0] > ys[1]
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+def test_ticks_are_few_and_hold_the_values_between_them(one, other):
+    low, high = sorted((one, other))
+    found = svg.ticks(low, high)
+    margin = 1e-6 * max(abs(low), abs(high), 1.0)
+    assert 2 <= len(found) <= 9
+    assert found[0] <= low + margin and found[-1] >= high - margin
+
+
+def test_long_curves_are_thinned_without_moving_their_mean():
+    points = [(float(x), math.sin(x)) for x in range(6000)]
+    found = svg.thinned(points)
+    assert len(found) <= svg.MAX_POINTS
+    assert sum(y for _, y in found) / len(found) == pytest.approx(sum(y for _, y in points) / 6000)
+
+
+def test_a_heat_map_is_darker_where_more_is():
+    cells = find(parsed(svg.heat_map(HEAT)), "rect")
+    assert [cell.get("fill") for cell in cells][:2] == ["#004278", "#ffffff"]
+    assert "</s> to ▁x: 0.25" in [title.text for title in find(parsed(svg.heat_map(HEAT)), "title")]
+
+
+def test_marks_stand_at_words_that_differ():
+    line = comparing.marked("a big red dog", "a small red cat dog")
+    assert line.runs == [("a", False), ("big", True), ("red dog", False)] or line.runs == [
+        ("a", False), ("big", True), ("red", False), ("dog", False)
+    ]  # fmt: skip
+    assert comparing.marked("", "a").runs == []
+
+
+def test_scores_by_length_count_each_line_once():
+    references = ["a b", "a b c d e f", " ".join("x" * 60), ""]
+    lines = ["a b", "z z z z z z", " ".join("x" * 60), ""]
+    table = comparing.by_length({"one": lines}, references)
+    assert sum(int(row[1]) for row in table.rows) == 4
+    assert [row[0] for row in table.rows] == ["1 to 5", "6 to 10", "over 50"]
+    assert float(table.rows[1][2]) < 1 < float(table.rows[2][2])
+
+
+def test_sentences_are_the_worst_the_best_and_the_most_different():
+    references = ["the cat sat", "a dog ran", "birds fly high"]
+    systems = {"x": ["the cat sat", "q", "birds fly"], "y": ["the cat sat", "a dog ran", "birds"]}
+    low, high, apart = comparing.sentences(["1", "2", "3"], references, systems, 1)
+    assert [block.sentences[0].number for block in (low, high, apart)] == [2, 1, 2]
+    assert apart.sentences[0].lines["x"].runs == [("q", True)]
+    assert apart.sentences[0].lines["y"].runs == [("a dog ran", False)]
+
+
+DOCUMENT = documents.Document(
+    "r <1>",
+    [
+        documents.Section(
+            "one",
+            [
+                documents.Text("a & b"),
+                documents.Table(["k", "v"], [["x|y", "<z>"]], "folded"),
+                documents.Chart("t", "u", CURVES),
+                HEAT,
+                documents.Sentences(
+                    "s", [documents.Sentence(3, {"source": documents.Marked([("w", True)])}, "n")]
+                ),
+            ],
+        )
+    ],
+)
+
+
+def test_a_page_is_whole_and_loads_nothing():
+    page = pages.to_html(DOCUMENT)
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
+    assert not re.search(r"(?:src|href)=[\"'](?!#|data:)", page)
+    assert "default-src 'none'" in page
+    assert "url(" not in page and "@import" not in page and "<script" not in page
+    assert "a &amp; b" in page and "&lt;z&gt;" in page and "<mark>w</mark>" in page
+    assert page.count("<svg") == 2 and "<summary>folded</summary>" in page
+
+
+def test_markdown_has_the_same_in_words():
+    text = pages.to_markdown(DOCUMENT)
+    assert "| x\\|y | <z> |" in text and "folded:" in text
+    assert "| a <b> | 1 | 1 | 3 | 2 |" in text
+    assert "| ▁y | ▁x | 1.00 |" in text
+    assert "- line 3 n" in text and "  - source: **w**" in text
