@@ -11,6 +11,7 @@ among samples.
 import argparse
 import dataclasses
 import random
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -36,12 +37,16 @@ def constraints_of(kind: str, reference: str, draw: random.Random) -> tuple[str,
 
 
 def is_met(translation: str, phrases: Sequence[str]) -> bool:
-    """Whether each phrase is there, as words of its own, as often as it is wanted."""
-    padded = f" {translation} ".replace(" ", "  ")
+    """Whether each phrase is there as often as it is wanted, not cut out of longer words."""
     return all(
-        padded.count(f" {phrase.replace(' ', '  ')} ") >= phrases.count(phrase)
-        for phrase in phrases
+        len(re.findall(_whole(phrase), translation)) >= phrases.count(phrase) for phrase in phrases
     )
+
+
+def _whole(phrase: str) -> str:
+    before = r"(?<!\w)" if phrase[0].isalnum() else ""
+    behind = r"(?!\w)" if phrase[-1].isalnum() else ""
+    return before + re.escape(phrase) + behind
 
 
 class Steering:

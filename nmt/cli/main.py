@@ -64,6 +64,11 @@ def entry() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
+    # What queues to other processes hold in the system, which a helper of Python's would report as leaked.
+    shared = sys.modules.get("multiprocessing.util")
+    if shared is not None:
+        with contextlib.suppress(OSError):
+            shared._run_finalizers(0)
     os._exit(code)
 
 

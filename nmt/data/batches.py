@@ -306,7 +306,10 @@ class Loader:
         """
         planned = self._planner.batches(start)
         if self._num_workers:
-            return self._ahead(workers.ordered(self._make, planned, self._num_workers))
+            # Without tensors: those are handed over by a thread, which would print a traceback where a
+            # worker dies while it asks for one.
+            orders = ((behind, indices.tolist()) for behind, indices in planned)
+            return self._ahead(workers.ordered(self._make, orders, self._num_workers))
         return self._ahead(map(self._make, planned))
 
     def _ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -331,10 +334,13 @@ class Loader:
 
 
 def _collate(
-    collator: Collator, rank: int, num_ranks: int, planned: tuple[plan.Position, torch.Tensor]
+    collator: Collator,
+    rank: int,
+    num_ranks: int,
+    planned: tuple[plan.Position, torch.Tensor | list[int]],
 ) -> Batch:
     behind, indices = planned
-    return collator.collate(indices, behind, rank=rank, num_ranks=num_ranks)
+    return collator.collate(torch.as_tensor(indices), behind, rank=rank, num_ranks=num_ranks)
 
 
 def _tensors(piece: Piece) -> dict[str, torch.Tensor]:
