@@ -1,93 +1,58 @@
-"""Metrics with their signatures: sacreBLEU's figures, and the share of exact matches.
+"""The metrics by name, and the score of a corpus with the settings that made it.
 
-A score never travels without the settings that made it (Post 2018, "A Call for Clarity in Reporting
-BLEU Scores").
+A score never travels without them (Post 2018, "A Call for Clarity in Reporting BLEU Scores").
 """
 
-import dataclasses
-import json
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from nmt import errors
+from nmt.evaluation import (
+    learned_metrics,
+    metric,
+    sequence_metrics,
+    significance,
+    summary_metrics,
+    translation_metrics,
+)
 
-METRICS = ("bleu", "chrf", "ter", "exact_match")
-PERCENT = 100.0
+MetricSettings = metric.MetricSettings
+Score = metric.Score
 
-
-@dataclasses.dataclass(frozen=True)
-class MetricSettings:
-    """How text is compared.
-
-    Attributes:
-        lowercase: compare without regard to case.
-        tokenize: sacreBLEU's tokenizer for BLEU.
-    """
-
-    lowercase: bool = False
-    tokenize: str = "13a"
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A figure and how it was made.
-
-    Attributes:
-        name: of the metric, as it is printed.
-        value: the figure, in percent.
-        signature: sacreBLEU's; empty for exact matches.
-        details: what sacreBLEU prints behind the figure.
-        fields: the signature by name.
-    """
-
-    name: str
-    value: float
-    signature: str
-    details: str
-    fields: dict[str, str]
-
-    def text(self, width: int = 2) -> str:
-        """Returns the line that is printed: `BLEU|nrefs:1|... = 38.12 ...`.
-
-        Args:
-            width: decimals of the figure.
-        """
-        if not self.signature:
-            return f"{self.name}: {self.value:.1f} %"
-        return f"{self.name}|{self.signature} = {self.value:.{width}f} {self.details}".rstrip()
-
-    def as_json(self, width: int = 2) -> dict[str, Any]:
-        """Returns the figure under sacreBLEU's JSON keys.
-
-        Args:
-            width: decimals of the figure.
-        """
-        found: dict[str, Any] = {"name": self.name, "score": round(self.value, width)}
-        if self.signature:
-            found["signature"] = self.signature
-        if self.details:
-            found["verbose_score"] = self.details
-        return {**found, **self.fields}
+METRICS: Mapping[str, type[metric.Metric]] = {
+    "bleu": translation_metrics.Bleu,
+    "chrf": translation_metrics.Chrf,
+    "chrf++": translation_metrics.ChrfPlusPlus,
+    "ter": translation_metrics.Ter,
+    "exact_match": sequence_metrics.ExactMatch,
+    "token_accuracy": sequence_metrics.TokenAccuracy,
+    "sequence_accuracy": sequence_metrics.SequenceAccuracy,
+    "wer": sequence_metrics.WordErrorRate,
+    "cer": sequence_metrics.CharacterErrorRate,
+    "rouge1": summary_metrics.Rouge1,
+    "rouge2": summary_metrics.Rouge2,
+    "rougel": summary_metrics.RougeL,
+    "span_f1": sequence_metrics.SpanF1,
+    "comet": learned_metrics.Comet,
+}
 
 
-def score(
-    name: str,
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    settings: MetricSettings,
-) -> Score:
-    """Returns the score of a translation of a whole corpus.
-
-    Args:
-        name: one of `METRICS`.
-        hypotheses: a line each.
-        references: one or more translations of the corpus, as many lines each.
-        settings: case and tokenizer.
+def build(name: str, settings: MetricSettings) -> metric.Metric:
+    """Returns the metric of that name; case and `-` for `_` do not matter.
 
     Raises:
-        errors.DataError: line counts differ, or there is no line.
-        errors.UsageError: the tokenizer is unknown or lacks its package.
+        errors.UsageError: there is none, or it wants a setting or package that is not there.
     """
+    key = name.lower().replace("-", "_")
+    if key not in METRICS:
+        raise errors.UsageError(
+            f"--metric: unknown metric (given: {name}).{errors.did_you_mean(key, METRICS)} "
+            f"Known: {', '.join(METRICS)}."
+        )
+    return METRICS[key](settings)
+
+
+def check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raises `errors.DataError` where line counts differ, or there is no line."""
     for number, reference in enumerate(references, start=1):
         if len(reference) != len(hypotheses):
             raise errors.DataError(
@@ -96,64 +61,32 @@ def score(
             )
     if not hypotheses:
         raise errors.DataError("evaluation: there is no line to score.")
-    if name == "exact_match":
-        return _exact_match(hypotheses, references, settings)
-    return _sacrebleu_score(name, hypotheses, references, settings)
 
 
-def _exact_match(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], settings: MetricSettings
-) -> Score:
-    matches = 0
-    for hypothesis, *wanted in zip(hypotheses, *references, strict=True):
-        if settings.lowercase:
-            hypothesis, wanted = hypothesis.lower(), [line.lower() for line in wanted]
-        matches += hypothesis in wanted
-    fields = {"nrefs": str(len(references)), "case": "lc" if settings.lowercase else "mixed"}
-    return Score("exact match", PERCENT * matches / len(hypotheses), "", "", fields)
-
-
-def _sacrebleu_score(
+def score(
     name: str,
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     settings: MetricSettings,
+    *,
+    sources: Sequence[str] | None = None,
+    num_resamples: int | None = None,
 ) -> Score:
-    # Imported late: it takes a tenth of a second that other commands need not wait.
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-    from sacrebleu.metrics.ter import TER
+    """Returns the score of a translation of a whole corpus.
 
-    metric: Any
-    if name == "bleu":
-        _check_tokenizer(settings.tokenize, BLEU.TOKENIZERS)
-        try:
-            metric = BLEU(lowercase=settings.lowercase, tokenize=settings.tokenize, force=True)
-        except OSError as error:
-            raise errors.UsageError(
-                f"--tokenize {settings.tokenize}: has to be downloaded by sacreBLEU, which failed "
-                f"({' '.join(str(error).split())}). Connect to the network once, or take another."
-            ) from error
-        except (ImportError, RuntimeError) as error:
-            raise errors.UsageError(
-                f"--tokenize {settings.tokenize}: needs a package that is not installed "
-                f"({' '.join(str(error).split())})."
-            ) from error
-    elif name == "chrf":
-        metric = CHRF(lowercase=settings.lowercase)
-    else:
-        # TER ignores case in any case: that is sacreBLEU's default, and what its command prints.
-        metric = TER()
-    result = metric.corpus_score(list(hypotheses), [list(lines) for lines in references])
-    signature = str(metric.get_signature())
-    details = json.loads(result.format(signature=signature, is_json=True)).get("verbose_score", "")
-    fields = dict(field.split(":", 1) for field in signature.split("|"))
-    return Score(result.name, float(result.score), signature, details, fields)
+    Args:
+        name: one of `METRICS`.
+        hypotheses: a line each.
+        references: one or more translations of the corpus, as many lines each.
+        settings: case and tokenizer.
+        sources: as many lines, for metrics that look at them.
+        num_resamples: for the 95 % bootstrap interval; None for none.
 
-
-def _check_tokenizer(name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise errors.UsageError(
-            f"--tokenize: unknown tokenizer (given: {name}). Known: {', '.join(sorted(known))}."
-            f"{errors.did_you_mean(name, known)}"
-        )
+    Raises:
+        errors.DataError: line counts differ, or there is no line.
+        errors.UsageError: there is no such metric, the tokenizer is unknown or lacks its package.
+    """
+    check_lines(hypotheses, references)
+    judge = build(name, settings)
+    rows = judge.rows(hypotheses, references, sources)
+    return significance.score(judge, rows, len(references), num_resamples)

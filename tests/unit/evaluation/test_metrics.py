@@ -52,6 +52,11 @@ FIRST = [
 ]
 SECOND = [line.upper() for line in reversed(FIRST)]
 SACREBLEUS = ("bleu", "chrf", "ter")
+# Those that want no package of their own.
+METRICS = (
+    *(*SACREBLEUS, "chrf++", "exact_match"),
+    *("token_accuracy", "sequence_accuracy", "span_f1"),
+)
 
 Sacrebleu = Callable[..., str]
 
@@ -143,8 +148,8 @@ def test_widths_are_those_of_the_commands_w_flag(sacrebleu):
 def test_a_perfect_translation_is_perfect():
     lines = ["The first line has five words.", "And so has the second."]
     settings = metrics.MetricSettings()
-    values = {name: metrics.score(name, lines, [lines], settings).value for name in metrics.METRICS}
-    assert values == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 100})
+    values = {name: metrics.score(name, lines, [lines], settings).value for name in METRICS}
+    assert values == pytest.approx(dict.fromkeys(METRICS, 100) | {"ter": 0})
 
 
 def test_the_fields_of_a_score_are_those_of_its_signature():
@@ -165,11 +170,12 @@ def test_exact_matches_are_lines_equal_to_one_of_their_references(lowercase, mat
         "exact_match", hypotheses, references, metrics.MetricSettings(lowercase=lowercase)
     )
     assert found.value == pytest.approx(100 * matches / 5)
-    assert found.text() == f"exact match: {20 * matches}.0 %"
     case = "lc" if lowercase else "mixed"
+    assert found.text() == f"exact match: {20 * matches}.0 % (nrefs:2|case:{case})"
     assert found.as_json() == {
         "name": "exact match",
         "score": 20.0 * matches,
+        "signature": f"nrefs:2|case:{case}",
         "nrefs": "2",
         "case": case,
     }
@@ -179,11 +185,11 @@ def test_exact_match_rounds_to_one_decimal_in_text_and_two_in_json():
     found = metrics.score(
         "exact_match", ["a", "b", "c"], [["a", "x", "x"]], metrics.MetricSettings()
     )
-    assert found.text() == "exact match: 33.3 %"
+    assert found.text() == "exact match: 33.3 % (nrefs:1|case:mixed)"
     assert found.as_json()["score"] == 33.33
 
 
-@pytest.mark.parametrize("name", metrics.METRICS)
+@pytest.mark.parametrize("name", METRICS)
 def test_unequal_line_counts_name_the_reference_and_both_counts(name):
     for wrong in (["a"], ["a", "b", "c"]):
         with pytest.raises(
@@ -192,7 +198,7 @@ def test_unequal_line_counts_name_the_reference_and_both_counts(name):
             metrics.score(name, ["a", "b"], [["a", "b"], wrong], metrics.MetricSettings())
 
 
-@pytest.mark.parametrize("name", metrics.METRICS)
+@pytest.mark.parametrize("name", METRICS)
 def test_no_lines_have_no_score(name):
     with pytest.raises(errors.DataError, match="no line to score"):
         metrics.score(name, [], [[]], metrics.MetricSettings())
@@ -222,7 +228,7 @@ def test_a_tokenizer_whose_package_is_missing_says_so(monkeypatch, tokenize):
 
 def test_scoring_changes_neither_lines_nor_their_lists():
     hypotheses, references = list(HYPOTHESES), [list(FIRST), list(SECOND)]
-    for name in metrics.METRICS:
+    for name in METRICS:
         metrics.score(name, hypotheses, references, metrics.MetricSettings(lowercase=True))
     assert hypotheses == HYPOTHESES
     assert references == [FIRST, SECOND]
@@ -237,3 +243,49 @@ def test_a_tokenizer_that_cannot_be_downloaded_is_an_error_of_ours(monkeypatch, 
         monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
     with pytest.raises(errors.UsageError):
         metrics.score("bleu", ["a"], [["a"]], metrics.MetricSettings(tokenize="flores200"))
+
+
+def test_chrf_plus_plus_is_that_of_the_commands_word_order(sacrebleu):
+    (printed,) = sacrebleu([FIRST], "-m", "chrf", "--chrf-word-order", "2", "-f", "text").split(
+        "\n"
+    )[:-1]
+    assert _score("chrf++", [FIRST]).text() == printed
+
+
+@pytest.mark.parametrize("name", ["CHRF", "exact-match", "Token-Accuracy"])
+def test_names_are_found_in_any_case_and_with_hyphens(name):
+    assert metrics.score(name, ["a"], [["a"]], metrics.MetricSettings()).value == 100.0
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_and_all_names():
+    with pytest.raises(errors.UsageError) as caught:
+        metrics.build("blue", metrics.MetricSettings())
+    assert str(caught.value).startswith(
+        "--metric: unknown metric (given: blue). Did you mean 'bleu'?"
+    )
+    assert all(name in str(caught.value) for name in metrics.METRICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("wer", "rapidfuzz.distance", "wer"),
+        ("cer", "rapidfuzz.distance", "wer"),
+        ("rouge1", "rouge_score", "rouge"),
+        ("rougel", "rouge_score", "rouge"),
+        ("comet", "comet", "comet"),
+    ],
+)
+def test_a_metric_whose_package_is_missing_says_what_to_install(name, package, extra, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(errors.UsageError) as caught:
+        metrics.build(name, metrics.MetricSettings())
+    assert f"pip install 'nmt-toolkit[{extra}]'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_extra_of_a_metric_is_declared():
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    for extra in ("wer", "rouge", "comet"):
+        assert f"\n{extra} = [" in text
