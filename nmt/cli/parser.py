@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nmt import errors
-from nmt.cli import decoding_flags, engine_flags, report_flags, reranking_flags, values
+from nmt.cli import (
+    decoding_flags,
+    engine_flags,
+    evaluate_flags,
+    report_flags,
+    reranking_flags,
+    values,
+)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp64")
 INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp16", "fp64")
@@ -190,29 +197,7 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
-    reranking_flags.add_ensemble_weights(verb)
-    verb.add_argument(
-        "--src", metavar="FILE", help="lines to translate. Default: data.test of the model"
-    )
-    verb.add_argument(
-        "--ref", action="append", metavar="FILE", help="reference translations; repeatable"
-    )
-    verb.add_argument(
-        "--hyp", metavar="FILE", help="ready translations to score against --ref; needs no model"
-    )
-    verb.add_argument("--bleu", action="store_true", help="BLEU (with --chrf the default)")
-    verb.add_argument("--chrf", action="store_true", help="chrF")
-    verb.add_argument("--ter", action="store_true", help="translation edit rate")
-    verb.add_argument("--exact-match", action="store_true", help="share of identical lines")
-    verb.add_argument(
-        "--lowercase",
-        action="store_true",
-        help="ignore case (sacreBLEU's --lowercase and --chrf-lowercase; TER always does)",
-    )
-    verb.add_argument("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer. Default: 13a")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.add_argument("--output", metavar="FILE", help="write the translations there")
+    evaluate_flags.add(verb)
     reranking_flags.add_mbr(verb)
     _add_decoding(verb)
     _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)

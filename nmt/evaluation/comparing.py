@@ -3,10 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-from nmt.evaluation import documents, metrics
-
-# Upper ends of the classes of reference length, in words; the last one has no end.
-LENGTHS = (5, 10, 15, 20, 30, 50)
+from nmt.evaluation import breakdowns, documents, metrics
 
 
 def marked(line: str, other: str) -> documents.Marked:
@@ -45,14 +42,8 @@ def by_length(
         metric: one of `metrics.METRICS`.
     """
     rows = []
-    for low, high in zip((0, *LENGTHS), (*LENGTHS, None), strict=True):
-        places = [
-            place
-            for place, line in enumerate(references)
-            if low < len(line.split()) <= (high or 10**9) or (not low and not line.split())
-        ]
-        if not places:
-            continue
+    classes = breakdowns.classes("length", [], breakdowns.Texts([references]))
+    for name, places in classes.items():
         own = [references[place] for place in places]
         scores = [
             metrics.score(
@@ -60,7 +51,6 @@ def by_length(
             ).value
             for lines in systems.values()
         ]
-        name = f"{low + 1} to {high}" if high else f"over {low}"
         rows.append([name, f"{len(places):,}", *(f"{score:.1f}" for score in scores)])
     return documents.Table(["words of the reference", "lines", *systems], rows)
 

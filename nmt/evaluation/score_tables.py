@@ -1,0 +1,184 @@
+"""Judgements as text for people, as tab-separated values, as JSON, and line by line."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from nmt.evaluation import breakdowns, judging
+
+# What is less probable by chance is marked.
+SIGNIFICANT = 0.05
+
+COLUMNS = (
+    *("system", "metric", "by", "class", "lines", "score", "mean", "interval"),
+    *("difference", "p_bootstrap", "p_randomisation", "signature"),
+)
+
+
+def to_text(judgements: Sequence[judging.Judgement], num_lines: int) -> str:
+    """Returns lines for people: those of sacreBLEU for one system, a table for several.
+
+    Args:
+        judgements: metric by metric.
+        num_lines: of the corpus.
+    """
+    blocks = []
+    by_metric = _by_metric(judgements)
+    if all(len(group) == 1 for group in by_metric):
+        blocks.append([one.score.text() for one in judgements])
+    else:
+        blocks += [_comparison(group) for group in by_metric]
+        blocks.append(
+            [
+                f"{num_lines:,} lines. p: probability of so large a difference from the first system "
+                f"by chance; * below {SIGNIFICANT}."
+            ]
+        )
+    for kind in judgements[0].parts:
+        blocks.append(_breakdown(kind, by_metric))
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def to_tsv(judgements: Sequence[judging.Judgement], num_lines: int) -> str:
+    """Returns a line for each score under a header; empty cells are what does not apply.
+
+    Args:
+        judgements: metric by metric.
+        num_lines: of the corpus.
+    """
+    rows: list[Sequence[str]] = [COLUMNS]
+    for one in judgements:
+        score, width = one.score, one.score.decimals
+        names = [one.system, score.name]
+        tested = one.comparison
+        rows.append(
+            [
+                *(*names, "", "", str(num_lines), f"{score.value:.{width}f}"),
+                *(_number(value, width) for value in (score.mean, score.interval)),
+                _number(tested.difference, width),
+                *(_number(value, 4) for value in (tested.p_bootstrap, tested.p_randomisation)),
+                score.signature,
+            ]
+        )
+        for kind, parts in one.parts.items():
+            for part in parts:
+                cells = [kind, part.name, str(part.num_lines), f"{part.value:.{width}f}"]
+                rows.append([*names, *cells, *[""] * 5, score.signature])
+    return _tsv(rows)
+
+
+def to_json(judgements: Sequence[judging.Judgement]) -> str:
+    """Returns a list of scores under sacreBLEU's keys, with ours behind them where they apply."""
+    is_alone = len({one.system for one in judgements}) == 1
+    found = []
+    for one in judgements:
+        fields: dict[str, Any] = one.score.as_json()
+        if not is_alone:
+            fields["system"] = one.system
+        tested = one.comparison
+        if tested.difference is not None:
+            fields["difference"] = float(f"{tested.difference:.{one.score.decimals}f}")
+            fields["p_bootstrap"] = tested.p_bootstrap
+            fields["p_randomisation"] = tested.p_randomisation
+        if one.parts:
+            fields["by"] = {
+                kind: [
+                    {
+                        "class": part.name,
+                        "lines": part.num_lines,
+                        "score": float(f"{part.value:.{one.score.decimals}f}"),
+                    }
+                    for part in parts
+                ]
+                for kind, parts in one.parts.items()
+            }
+        found.append(fields)
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def to_segments(judgements: Sequence[judging.Judgement]) -> str:
+    """Returns tab-separated figures of every line (counted from 1) of every system."""
+    by_metric = _by_metric(judgements)
+    rows: list[Sequence[str]] = [["line", "system", *(group[0].score.name for group in by_metric)]]
+    for of_system in zip(*by_metric, strict=True):
+        lines = zip(*(one.line_figures for one in of_system), strict=True)
+        for number, figures in enumerate(lines, start=1):
+            cells = [
+                f"{figure:.{one.score.decimals}f}"
+                for figure, one in zip(figures, of_system, strict=True)
+            ]
+            rows.append([str(number), of_system[0].system, *cells])
+    return _tsv(rows)
+
+
+def _by_metric(judgements: Sequence[judging.Judgement]) -> list[list[judging.Judgement]]:
+    groups: dict[str, list[judging.Judgement]] = {}
+    for one in judgements:
+        groups.setdefault(one.score.name, []).append(one)
+    return list(groups.values())
+
+
+def _comparison(group: Sequence[judging.Judgement]) -> list[str]:
+    """Returns a metric of several systems."""
+    first = group[0].score
+    rows = [["", first.name, "μ ± 95 %", "difference", "p (bootstrap)", "p (randomisation)"]]
+    for one in group:
+        score, tested, width = one.score, one.comparison, one.score.decimals
+        row = [one.system, f"{score.value:.{width}f}"]
+        row.append(f"{score.mean:.{width}f} ± {score.interval:.{width}f}")
+        if tested.difference is not None:
+            row.append(f"{tested.difference:+.{width}f}")
+            # Where nothing differs, sacreBLEU's tests find no larger chance difference either.
+            is_other = tested.difference != 0.0
+            row += [
+                _probability(value, is_other)
+                for value in (tested.p_bootstrap, tested.p_randomisation)
+            ]
+        rows.append(row)
+    return [f"{first.name}|{first.signature}", *_aligned(rows)]
+
+
+def _breakdown(kind: str, by_metric: Sequence[Sequence[judging.Judgement]]) -> list[str]:
+    """Returns the scores of classes of lines, a line for each class of each system."""
+    names = [group[0].score.name for group in by_metric]
+    rows = [["", "lines", *names]]
+    for of_system in zip(*by_metric, strict=True):
+        if len(by_metric[0]) > 1:
+            rows.append([of_system[0].system])
+        for of_class in zip(*(one.parts[kind] for one in of_system), strict=True):
+            figures = [
+                f"{part.value:.{one.score.decimals}f}"
+                for part, one in zip(of_class, of_system, strict=True)
+            ]
+            rows.append([of_class[0].name, f"{of_class[0].num_lines:,}", *figures])
+    return [f"by {kind}: {breakdowns.TITLES[kind]}", *_aligned(rows)]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns cells in columns: the first on the left, figures on the right."""
+    number = max(map(len, rows))
+    full = [[*row, *[""] * (number - len(row))] for row in rows]
+    # A line of one cell is a heading, for which the first column need not be wide.
+    widths = [
+        max(len(row[place]) for row in rows if len(row) > max(place, 1)) for place in range(number)
+    ]
+    return [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in full
+    ]
+
+
+def _probability(value: float | None, is_other: bool) -> str:
+    assert value is not None, "a system that is compared has been tested"
+    return f"{value:.4f}{' *' if is_other and value < SIGNIFICANT else '  '}"
+
+
+def _number(value: float | None, width: int) -> str:
+    return "" if value is None else f"{value:.{width}f}"
+
+
+def _tsv(rows: Sequence[Sequence[str]]) -> str:
+    return "".join("\t".join(cell.replace("\t", " ") for cell in row) + "\n" for row in rows)
