@@ -6,6 +6,7 @@ model = api.load("runs/demo")
 model.translate(["Hello."])                    # ["Hallo."]
 model.translate_nbest(["Hello."], 3)           # [[Translation(text, score), ...]]
 model.score(["Hello."], ["Hallo."])            # [log-probability]
+api.evaluate(["Hallo."], [["Hallo."]])         # [Score of BLEU, Score of chrF]
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ from typing import Any
 
 from nmt import errors
 from nmt.config import loading as config_loading
+from nmt.evaluation import metrics as evaluation
+from nmt.evaluation import significance
 from nmt.inference import json_lines, loading, outcomes, requests, scorer, translator
 
 
@@ -157,6 +160,40 @@ def load(folder: str | Path, *, device: str = "auto", precision: str | None = No
         nmt.errors.ModelError: a file is missing, torn or altered.
     """
     return Model(loading.load(Path(folder), device=device, precision=precision))
+
+
+def evaluate(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str] = ("bleu", "chrf"),
+    *,
+    lowercase: bool = False,
+    tokenize: str = "13a",
+    confidence: bool = False,
+) -> list[evaluation.Score]:
+    """Returns the scores of translations, as `nmt evaluate --hyp` prints them; no model is needed.
+
+    Args:
+        hypotheses: translations, a line each.
+        references: one or more translations of the corpus, as many lines each.
+        metrics: names, such as `bleu`, `chrf++`, `ter` and `wer`; `nmt evaluate --help` has all.
+        lowercase: whether to ignore case.
+        tokenize: sacreBLEU's tokenizer for BLEU.
+        confidence: whether scores get a `mean` and the half width of their 95 % `interval`.
+
+    Raises:
+        nmt.errors.DataError: the numbers of lines differ, or there is none.
+        nmt.errors.UsageError: there is no such metric, or it wants a package that is not installed.
+        TypeError: one string was given for a list of lines.
+    """
+    for lines in (hypotheses, *references):
+        _check_lines(lines)
+    number = significance.NUM_RESAMPLES if confidence else None
+    settings = evaluation.MetricSettings(lowercase=lowercase, tokenize=tokenize)
+    return [
+        evaluation.score(name, hypotheses, references, settings, num_resamples=number)
+        for name in metrics
+    ]
 
 
 def _check_lines(lines: Sequence[str]) -> None:

@@ -56,7 +56,14 @@ def demo() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/results.md", "docs/decoding.md", "docs/fast-decoders.md"]
+    "name",
+    [
+        "README.md",
+        "docs/results.md",
+        "docs/decoding.md",
+        "docs/fast-decoders.md",
+        "docs/evaluation.md",
+    ],
 )
 def test_every_command_is_one_that_exists(name: str):
     found = commands((ROOT / name).read_text(encoding="utf-8"))

@@ -80,7 +80,7 @@ def test_public_names_are_exactly_those_listed():
         for name, value in vars(api).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == "nmt.api"
     }
-    assert own == {"Model", "Translation", "load"}
+    assert own == {"Model", "Translation", "evaluate", "load"}
     methods = {name for name in vars(api.Model) if not name.startswith("_")}
     assert methods == {"translate", "translate_nbest", "translate_requests", "score"}
     assert list(api.Translation.__dataclass_fields__) == ["text", "score"]
@@ -89,9 +89,18 @@ def test_public_names_are_exactly_those_listed():
 def test_public_signatures_stay():
     signatures = {
         function.__qualname__: list(inspect.signature(function).parameters)
-        for function in (api.load, api.Model.translate, api.Model.translate_nbest, api.Model.score)
+        for function in (
+            api.load,
+            api.evaluate,
+            api.Model.translate,
+            api.Model.translate_nbest,
+            api.Model.score,
+        )
     }
     assert signatures == {
+        "evaluate": [
+            *("hypotheses", "references", "metrics", "lowercase", "tokenize", "confidence"),
+        ],
         "load": ["folder", "device", "precision"],
         "Model.translate": ["self", "lines", "decoding"],
         "Model.translate_nbest": ["self", "lines", "num_best", "decoding"],
