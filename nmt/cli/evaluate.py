@@ -1,6 +1,7 @@
 """`nmt evaluate`: translations against references, one system alone or several side by side."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -40,27 +41,41 @@ def run(args: argparse.Namespace) -> int:
     _check(args, chosen)
     # Before anything is translated: a metric that is unknown or lacks its package says so at once.
     request = _request(args, chosen)
-    given = _ready(args, chosen) if args.hyp else _translated(args)
-    _warn_of_missing(given.references)
-    if args.output is not None:
-        (lines,) = given.systems.values()
-        files.atomic_write_text(Path(args.output), "".join(f"{line}\n" for line in lines))
-    counts = None
-    if args.frequency_text is not None:
-        counts = breakdowns.word_counts(_lines(args.frequency_text))
-    texts = breakdowns.Texts(given.references, given.sources, counts)
-    found = judging.judge(given.systems, texts, request)
-    if args.segments is not None:
-        files.atomic_write_text(Path(args.segments), score_tables.to_segments(found))
-    num_lines = len(given.references[0])
-    if args.json:
-        text = score_tables.to_json(found)
-    elif args.tsv:
-        text = score_tables.to_tsv(found, num_lines)
-    else:
-        text = score_tables.to_text(found, num_lines)
-    sys.stdout.write(text)
+    with contextlib.ExitStack() as stack:
+        # Opened before anything is translated: a place that cannot be written to is found at once.
+        targets = {
+            name: stack.enter_context(files.atomic_write(Path(path)))
+            for name, path in (("output", args.output), ("segments", args.segments))
+            if path is not None
+        }
+        given = _ready(args, chosen) if args.hyp else _translated(args)
+        _warn_of_missing(given.references)
+        counts = None
+        if args.frequency_text is not None:
+            counts = breakdowns.word_counts(_lines(args.frequency_text))
+        texts = breakdowns.Texts(given.references, given.sources, counts)
+        found = judging.judge(given.systems, texts, request)
+        if "output" in targets:
+            (lines,) = given.systems.values()
+            targets["output"].write(_encoded("".join(f"{line}\n" for line in lines)))
+        if "segments" in targets:
+            targets["segments"].write(_encoded(score_tables.to_segments(found)))
+    # In UTF-8 like all output, whatever the terminal is set to: intervals have a μ and a ±.
+    sys.stdout.buffer.write(_encoded(_shown(args, found, len(given.references[0]))))
     return 0
+
+
+def _shown(args: argparse.Namespace, found: Sequence[judging.Judgement], num_lines: int) -> str:
+    if args.json:
+        return score_tables.to_json(found)
+    if args.tsv:
+        return score_tables.to_tsv(found, num_lines)
+    return score_tables.to_text(found, num_lines)
+
+
+def _encoded(text: str) -> bytes:
+    """Returns the text in UTF-8; the name of a file may be none, and keeps its bytes."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:

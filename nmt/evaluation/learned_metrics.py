@@ -52,7 +52,7 @@ class Comet(metric.OwnMetric):
 
     def fields(self) -> dict[str, str]:
         """Returns the settings for the signature."""
-        return {"case": "mixed", "model": Path(str(self.settings.comet_model)).name}
+        return {**super().fields(), "model": Path(str(self.settings.comet_model)).name}
 
     def rows(
         self,
@@ -70,7 +70,11 @@ class Comet(metric.OwnMetric):
         scores = []
         for lines in references:
             triples = [
-                {"src": src, "mt": hypothesis, "ref": reference}
+                {
+                    "src": self.cased(src),
+                    "mt": self.cased(hypothesis),
+                    "ref": self.cased(reference),
+                }
                 for src, hypothesis, reference in zip(sources, hypotheses, lines, strict=True)
             ]
             found = self._model.predict(triples, gpus=0, progress_bar=False)

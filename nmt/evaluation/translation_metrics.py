@@ -1,5 +1,6 @@
 """BLEU, chrF, chrF++ and TER: sacreBLEU computes them, and its signature says how."""
 
+import abc
 import json
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,9 +17,9 @@ class SacrebleuMetric(metric.Metric):
         super().__init__(settings)
         self._inner = self._build()
 
+    @abc.abstractmethod
     def _build(self) -> Any:
         """Returns sacreBLEU's object."""
-        raise NotImplementedError
 
     def rows(
         self,

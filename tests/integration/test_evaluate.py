@@ -1,6 +1,7 @@
 """`nmt evaluate` on ready files and on models: comparisons, forms of output, and what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_words_are_counted_in_the_text_that_is_given(nmt):
     (score,) = json.loads(nmt(*argv, "--frequency-text", "train").text)
     found = [(one["class"], one["lines"]) for one in score["by"]["frequency"]]
     assert found == [("0", 3), ("2 to 4", 1)]
+
+
+def test_output_is_utf_8_whatever_the_terminal_is_set_to():
+    argv = ["evaluate", "--hyp", "a", "--ref", "ref", "--bleu", "--confidence", "--resamples", "9"]
+    command = [sys.executable, "-m", "nmt", *argv]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert "μ = " in done.stdout.decode("utf-8")
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_anything_is_translated(nmt):
+    for flag in ("--segments", "--output"):
+        done = nmt("evaluate", "--model", "none", flag, "no/file")
+        done.assert_refused(1, "no/file: cannot be written")
 
 
 def test_ready_files_need_no_torch():

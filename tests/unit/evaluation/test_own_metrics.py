@@ -138,7 +138,10 @@ def test_comet_is_the_mean_over_lines_of_the_best_reference(comet, tmp_path):
     assert found.value == 0.625
     assert found.text() == "COMET|nrefs:2|case:mixed|model:model.ckpt = 0.6250"
     assert comet.triples[0][0] == {"src": "A", "mt": "a", "ref": "a"}
-    assert comet.loaded == [str(path)] and not comet.downloads
+    own = {"sources": ["A"], "comet_model": str(path), "lowercase": True}
+    assert score("comet", ["B"], ["b"], **own).value == 1.0
+    assert comet.triples[-1] == [{"src": "a", "mt": "b", "ref": "b"}]
+    assert comet.loaded[:1] == [str(path)] and not comet.downloads
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
