@@ -30,6 +30,11 @@ def run(args: argparse.Namespace) -> int:
     settings = metrics.MetricSettings(
         lowercase=bool(args.lowercase), tokenize=args.tokenize or "13a"
     )
+    if args.hyp is None and args.src is None and not args.ref:
+        from nmt.cli import evaluate_pairs
+
+        if (data := evaluate_pairs.several(args)) is not None:
+            return evaluate_pairs.run(args, data, chosen, settings)
     if args.hyp is not None:
         hypotheses, references = _ready(args)
     else:
@@ -47,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _ready(args: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     """Returns the lines of --hyp and of every --ref; no model is needed."""
-    if args.src is not None or args.model:
-        flag = "--src" if args.src is not None else "--model"
+    if args.src is not None or args.model or args.tgt_lang:
+        flag = "--src" if args.src is not None else "--model" if args.model else "--tgt-lang"
         raise errors.UsageError(f"{flag}: would be ignored, since --hyp is translated already.")
     if not args.ref:
         raise errors.UsageError("--hyp: wants --ref, the file of references, at least once.")
@@ -77,7 +82,9 @@ def _translated(args: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
             raise errors.UsageError(
                 f"{path}: its configuration names no data.test. Give --src and --ref."
             )
-        pairs = list(readers.read_pairs(config.data.test))
+        pairs = list(readers.read_pairs(config.data.test_corpora[0]))
+        if config.data.languages and args.tgt_lang is None:
+            args.tgt_lang = config.data.pair_of(config.data.test_corpora[0])[1]
         sources, references = [src for src, _ in pairs], [[tgt for _, tgt in pairs]]
     for path_name, reference in zip(args.ref or ["data.test"], references, strict=True):
         if len(reference) != len(sources):
