@@ -12,6 +12,7 @@ from nmt.config import knobs, noising
 Normalization = Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"]
 
 MASK = "<mask>"
+ONE_WAY = frozenset({"char", "word"})  # kinds of pieces that cut a text in one way only
 LANGUAGE = re.compile(r"\w[\w.-]*")
 TAG = re.compile(r"[A-Za-z][\w-]*")
 RESERVED_TAGS = frozenset({"mask", "pad", "s", "unk"})
@@ -257,6 +258,11 @@ class TokenizerConfig(knobs.Section):
     type: Literal["bpe", "unigram", "char", "word"] = knobs.knob(
         "bpe", "kind of pieces", why="BPE is the most reproduced one"
     )
+    tgt_type: Literal["bpe", "unigram", "char", "word"] | None = knobs.knob(
+        None,
+        "kind of pieces of a separate target vocabulary; null = type",
+        why="letters in and phonemes out are char and word",
+    )
     vocab_size: int = knobs.knob(
         8000,
         "pieces of a vocabulary; for char and word the upper limit",
@@ -321,11 +327,18 @@ class TokenizerConfig(knobs.Section):
             raise ValueError("src_model and tgt_model: give both, or model for one shared model")
         if self.model is not None and self.src_model is not None:
             raise ValueError("model: is the shared model; give it, or src_model and tgt_model")
-        if self.sampling != "none" and self.type in {"char", "word"} and not self.is_ready:
-            raise ValueError(
-                f"sampling: type {self.type} cuts a text in one way only; take none, or another type"
-            )
+        for kind in () if self.is_ready else self._sampled_types:
+            if kind in ONE_WAY:
+                raise ValueError(
+                    f"sampling: type {kind} cuts a text in one way only; take none, or another type"
+                )
         return self
+
+    @property
+    def _sampled_types(self) -> list[str]:
+        """The kinds of pieces of the sides that are sampled."""
+        types = {"src": self.type, "tgt": self.tgt_type or self.type}
+        return [types[side] for side in types if self.sampling in {side, "both"}]
 
     @property
     def is_ready(self) -> bool:
@@ -346,11 +359,11 @@ class TokenizerConfig(knobs.Section):
             trained = set(TokenizerConfig.model_fields) - used
             found = dict.fromkeys(trained, "a ready SentencePiece model is taken")
         elif self.shared:
-            found["tgt_vocab_size"] = "the vocabulary is shared"
-        if self.type in {"char", "word"}:
+            found |= dict.fromkeys(("tgt_vocab_size", "tgt_type"), "the vocabulary is shared")
+        if self.type in ONE_WAY and (self.shared or (self.tgt_type or self.type) in ONE_WAY):
             found["split_digits"] = f"type {self.type} has no pieces that it could split"
         if self.sampling == "none":
             found |= dict.fromkeys(("sampling_alpha", "sampling_nbest"), "sampling is none")
-        elif self.type != "unigram" and not self.is_ready:
-            found["sampling_nbest"] = f"type {self.type} has no list of best ways"
+        elif "unigram" not in self._sampled_types and not self.is_ready:
+            found["sampling_nbest"] = f"type {self._sampled_types[0]} has no list of best ways"
         return found

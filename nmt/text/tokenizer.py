@@ -191,6 +191,7 @@ def build_tokenizers(
     *,
     shared: bool,
     tgt_vocab_size: int | None = None,
+    tgt_type: str | None = None,
 ) -> None:
     """Trains the tokenizers of a run and writes their folder, whole or not at all.
 
@@ -202,6 +203,7 @@ def build_tokenizers(
         shared: one model for both sides.
         tgt_vocab_size: size of a separate target vocabulary, or None for `settings.vocab_size`. It has
             none of the reserved pieces, which stand in sources only.
+        tgt_type: kind of pieces of a separate target vocabulary, or None for `settings.type`.
 
     Raises:
         errors.ConfigError: the vocabulary does not fit the data.
@@ -221,6 +223,7 @@ def build_tokenizers(
         if tgt_vocab_size is not None:
             tgt_size, tgt_key = tgt_vocab_size, "tokenizer.tgt_vocab_size"
         tgt_settings = dataclasses.replace(settings, vocab_size=tgt_size, reserved=())
+        tgt_settings = dataclasses.replace(tgt_settings, type=tgt_type or settings.type)
         models = {
             "src": training.train(src_lines(), settings, key=f"{key} (source)"),
             "tgt": training.train(tgt_lines(), tgt_settings, key=tgt_key),

@@ -96,6 +96,7 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
         lambda: lines("tgt"),
         shared=settings.is_shared,
         tgt_vocab_size=settings.tgt_vocab_size,
+        tgt_type=settings.tgt_type,
     )
 
 
