@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_WORDS = 120  # of a source
+MAX_WORDS = 80  # of a source
 SUMMARY_WORDS = range(3, 26)
 MIN_WORDS = 15  # of a source
 

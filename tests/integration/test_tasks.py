@@ -125,7 +125,7 @@ def test_long_texts_become_summaries(nmt):
     make("make_docstring_corpus.py", "--root", root)
     text, summary = (Path(f"data/docstrings/train.{k}").read_text() for k in ("text", "summary"))
     assert "broken" not in text
-    assert {len(line.split()) for line in text.splitlines()} == {120}
+    assert {len(line.split()) for line in text.splitlines()} == {80}
     assert summary.splitlines()[0].endswith("thing of all.")
     tiny_config("summarising", tokenizer={"vocab_size": 320}, data={"max_length": 2000})
     assert nmt("train", "c.yaml").code == 0

@@ -133,3 +133,31 @@ def test_paths_of_all_held_out_corpora_may_change_under_a_run():
     assert loading.frozen_keys(parse(MONO), parse(MONO, "data.train.0.mono=moved")) == []
     for key in ("data.noise.mask_rate=0.1", "data.train.0.lang=fr", "data.train.0.tag=BT"):
         assert loading.frozen_keys(parse(MONO), parse(MONO, key)), key
+
+
+SEPARATE = ["tokenizer.shared=false", "tokenizer.tgt_type=word"]
+
+
+def test_a_separate_target_vocabulary_may_have_another_kind_of_pieces():
+    config = parse(ONE, *SEPARATE, "tokenizer.type=char")
+    assert loading.parse(loading.dump(config), "round trip") == config
+    assert parse(ONE, *SEPARATE, "tokenizer.split_digits=true").tokenizer.split_digits
+    assert parse(ONE, *SEPARATE, "tokenizer.sampling=src").tokenizer.sampling == "src"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["tokenizer.tgt_type=word"], "would be ignored, since the vocabulary is shared"),
+        ([*SEPARATE, "tokenizer.sampling=both"], "type word cuts a text in one way only"),
+        ([*SEPARATE, "tokenizer.type=char", "tokenizer.sampling=src"], "type char cuts a text"),
+        ([*SEPARATE, "tokenizer.type=char", "tokenizer.split_digits=true"], "split_digits"),
+        (
+            [*SEPARATE, "tokenizer.sampling=src", "tokenizer.sampling_nbest=3"],
+            "has no list of best",
+        ),
+        (["tokenizer.model=m", "tokenizer.tgt_type=word"], "a ready SentencePiece model is taken"),
+    ],
+)
+def test_kinds_that_do_not_fit_are_refused(overrides, wanted):
+    assert wanted in message(ONE, *overrides)
