@@ -184,6 +184,14 @@ def test_a_model_to_start_from_has_to_know_the_tags(both, nmt, configure):
     refused.assert_refused(2, "the vocabulary lacks pieces", "(given: <BT>)")
 
 
+def test_inspect_names_every_direction_and_kind_of_pieces(both, nmt):
+    both("cnn", tokenizer={"type": "char", "tgt_type": "word", "shared": False})
+    assert nmt("train", "c.yaml").code == 0
+    shown = json.loads(nmt("inspect", "run", "--json").text)
+    assert shown["languages"] == "aa -> bb, bb -> aa; tags for bb, aa"
+    assert shown["tokenizer"] == "char (source), word (target)"
+
+
 def test_check_knows_tags_and_lists(both, nmt):
     both()
     done = nmt("check", "c.yaml", "--json")
