@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
 def _learn(path: Path, config: schema.Config) -> shortlists.Shortlist:
     """Returns the shortlist of the model's training data, its first `MAX_PAIRS` pairs."""
     try:
-        entries = (readers.read_pairs(entry) for entry in config.data.train)
+        # What is restored from its own damage says nothing of translations.
+        parallel = [entry for entry in config.data.train if entry.mono is None]
+        entries = (readers.read_pairs(entry) for entry in parallel)
         pairs = list(itertools.islice(itertools.chain.from_iterable(entries), MAX_PAIRS))
     except errors.FileError as error:
         raise errors.FileError(

@@ -22,7 +22,7 @@ ONE, LIST = "<one corpus>", "<list of corpora>"
 
 
 class Corpus(knobs.Section):
-    """Where sentence pairs are read from: two parallel files, one TSV or one JSONL."""
+    """Where pairs are read from: two parallel files, a TSV, a JSONL, or a text that is both sides."""
 
     src: str | None = knobs.knob(None, "file of source lines (.gz, .xz and .zst are read too)")
     tgt: str | None = knobs.knob(None, "file of target lines, parallel to src")

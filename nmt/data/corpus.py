@@ -227,8 +227,12 @@ class MappedCorpus:
         if self.is_complete:
             return 1.0
         if not self._text_bytes:
-            paths = [path for entry in self._work.entries for path in readers.corpus_files(entry)]
-            self._text_bytes = sum(locations.text_size(path) for path in paths)
+            self._text_bytes = sum(
+                # A text in one language is both sides.
+                (2 if entry.mono is not None else 1) * locations.text_size(path)
+                for entry in self._work.entries
+                for path in readers.corpus_files(entry)
+            )
         return min(max(self._last.characters, 1) / max(self._text_bytes, 1), 1.0)
 
     def wait(self, end: int) -> int:

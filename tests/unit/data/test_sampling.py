@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmt.data import batches, corpus, filler, filters, plan, sampling
+from nmt.data import batches, cache, corpus, filler, filters, plan, sampling
 from nmt.text import sampling as subwords
 from nmt.text import tokenizer
 
@@ -165,6 +165,28 @@ def test_damage_is_for_monolingual_entries_and_spares_tags(
     assert all(ids[:2] == tags for ids in spelled[5:]), "tags are not cut"
     alone = letters.sample_batch(TEXTS, 1)
     assert [ids[3:] for ids in spelled[5:]] == [ids[::-1] for ids in alone[5:]]
+
+
+def test_a_text_that_is_still_tokenised_has_its_share_and_its_entry(
+    make_work: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filler, "BLOCK_PAIRS", 4)
+    work = make_work(PAIRS[:4], [])
+    path = tmp_path / "mono"
+    path.write_text("".join(f"{text}\n" for text in TEXTS[:8]))
+    work = dataclasses.replace(work, entries=(work.entries[0], filler.Entry(mono=str(path))))
+    filler.fill(work)
+    journal = work.folder / cache.JOURNAL
+    # Written so far: the pairs, and half of the text.
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    data = corpus.MappedCorpus(work, "", None)
+    assert len(data) == 8 and not data.is_complete
+    assert data.share == pytest.approx(2 / 3, abs=0.05)
+    assert data.entries_of(torch.tensor([7, 0, 4, 3])) == [1, 0, 1, 0]
+    assert data.src.sentence(5) == data.tgt.sentence(5)
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    # While no entry but the first has begun.
+    assert corpus.MappedCorpus(work, "", None).entries_of(torch.tensor([2])) == [0]
 
 
 def test_damage_that_lengthens_is_cut_at_the_limit(make_work: MakeWork) -> None:
