@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from nmt.config import schema
+from nmt.config import corpora, schema
 from nmt.data import readers
 from nmt.inference import texts
+from nmt.text import noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +34,28 @@ class HeldOut:
 
 
 def first_texts(data: schema.DataConfig, both: texts.Texts) -> texts.Texts:
-    """Returns the sides of a model, aimed at the language of its first validation corpus."""
-    return both.towards(data.pair_of(data.valid_corpora[0])[1] if data.languages else None)
+    """Returns the sides of a model, aimed at its first validation corpus: its language, its damage."""
+    first = data.valid_corpora[0]
+    aimed = both.towards(data.pair_of(first)[1] if data.languages else None)
+    if first.mono is None:
+        return aimed
+    (mask,) = both.src.ids_of([corpora.MASK])
+    return dataclasses.replace(aimed, damage=noise.Noise(both.src.vocab, mask, data.noise))
 
 
-def read(data: schema.DataConfig, corpora: Sequence[schema.Corpus]) -> list[HeldOut]:
+def read(data: schema.DataConfig, several: Sequence[schema.Corpus]) -> list[HeldOut]:
     """Reads them.
 
     Args:
         data: the section that they are from.
-        corpora: its `valid_corpora` or `test_corpora`, or some of them.
+        several: its `valid_corpora` or `test_corpora`, or some of them.
 
     Raises:
         errors.DataError: one is malformed.
         errors.FileError: one cannot be read.
     """
     found = []
-    for name, corpus in zip(data.pair_names(corpora), corpora, strict=True):
+    for name, corpus in zip(data.pair_names(several), several, strict=True):
         pairs = list(readers.read_pairs(corpus))
         tgt_lang = data.pair_of(corpus)[1] if data.languages else None
         sides = [src for src, _ in pairs], [tgt for _, tgt in pairs]

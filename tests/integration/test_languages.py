@@ -109,7 +109,13 @@ def test_lines_flags_and_the_api_say_the_language(both, nmt):
 
 
 def test_a_test_set_is_scored_pair_by_pair(both, nmt):
-    both()
+    learner = {"max_updates": 100, "learning_rate": 0.01, "warmup_updates": 5, "batch_tokens": 256}
+    never = {"validation_interval": 100, "checkpoint_interval": 100}
+    side = {"type": "rnn", "embedding_size": 32, "hidden_size": 32, "dropout": 0.0}
+    both(training=learner | never, model={"encoder": side, "decoder": side})
+    # One language in capitals: which is asked for can be seen soon.
+    for path in Path().glob("*.tgt"):
+        path.write_text(path.read_text().upper())
     assert nmt("train", "c.yaml").code == 0
     shown = nmt("evaluate", "--model", "run", "--chrf", "--output", "all.txt").lines
     assert [line.partition(" ")[0] for line in shown] == ["aa-bb", "bb-aa", "mean"]
@@ -120,7 +126,12 @@ def test_a_test_set_is_scored_pair_by_pair(both, nmt):
         flags = ["--src", f"test.{src}", "--ref", f"test.{tgt}", "--tgt-lang", language]
         alone = nmt("evaluate", "--model", "run", "--chrf", "--json", *flags)
         assert json.loads(alone.text)[0]["score"] == values[pair]
-    assert len(Path("all.txt").read_text().split("\n")) == 25
+    made = [
+        nmt("translate", "--model", "run", "--tgt-lang", language, "--input", f"test.{side}").lines
+        for language, side in (("bb", "src"), ("aa", "tgt"), ("aa", "src"))
+    ]
+    assert Path("all.txt").read_text().splitlines() == made[0] + made[1]
+    assert made[0] != made[2], "the language makes a difference"
     nmt("evaluate", "--model", "run", "--tgt-lang", "aa").assert_refused(2, "--tgt-lang")
     nmt("evaluate", "--hyp", "all.txt", "--ref", "all.txt", "--tgt-lang", "aa").assert_refused(
         2, "--tgt-lang: would be ignored"
@@ -180,6 +191,10 @@ def test_a_model_to_start_from_has_to_know_the_tags(both, nmt, configure):
     Path("c.yaml").write_text(yaml.safe_dump(values))
     assert nmt("train", "c.yaml").code == 0
     assert nmt("translate", "--model", "run", stdin=b"ba\n").code == 0, "one language is left"
+    both_models = nmt(
+        "translate", "--model", "run", "--model", "base", "--tgt-lang", "bb", stdin=b""
+    )
+    both_models.assert_refused(2, "--model base: translates into other languages than run")
     refused = nmt("train", "c.yaml", "-q", "--fresh", "--set", "data.train.0.tag=BT")
     refused.assert_refused(2, "the vocabulary lacks pieces", "(given: <BT>)")
 

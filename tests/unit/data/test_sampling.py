@@ -198,3 +198,26 @@ def test_damage_that_lengthens_is_cut_at_the_limit(make_work: MakeWork) -> None:
     )
     src, _ = sampler.draw(data, ALL, HERE)
     assert int(src.lengths_of(ALL).max()) == longest
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_have_together_what_one_would_have(
+    make_work: MakeWork, spoken: tokenizer.Tokenizer, num_ranks: int
+) -> None:
+    data = corpus.open_cache(make_work(PAIRS), "")
+    sampler = sampling.Sampler(
+        None, None, WIDE, seed=1, sources=[sampling.Source(0, is_mono=True)], noise=Reversed()
+    )
+    collator = batches.Collator(data, spoken.vocab, spoken.vocab, None, sampler)
+
+    def rows(rank: int, number: int) -> list[list[int]]:
+        batch = collator.collate(ALL, HERE, rank=rank, num_ranks=number)
+        return [
+            row[mask].tolist()
+            for piece in batch.pieces
+            for row, mask in zip(piece.src_BS, piece.src_mask_BS, strict=True)
+        ]
+
+    alone = rows(0, 1)
+    for rank in range(num_ranks):
+        assert rows(rank, num_ranks) == alone[rank::num_ranks]

@@ -7,7 +7,7 @@ import pytest
 
 from nmt import errors
 from nmt.config import corpora, noising, schema
-from nmt.inference import alignments, scorer, texts, translator
+from nmt.inference import alignments, held_out, scorer, texts, translator
 from nmt.runtime import device as devices
 from nmt.text import noise, sentencepiece_training, tokenizer, words
 
@@ -103,6 +103,22 @@ def test_damage_is_the_same_each_time_and_spares_the_tag(both):
     assert all(ids[:1] == both.tags("de") for ids in first)
     assert sum(mask in ids for ids in first) > 50
     assert first != both.encode_sources(LINES, ["de"] * len(LINES))
+
+
+def test_a_model_is_shown_on_its_first_validation_corpus(both):
+    data = schema.DataConfig.model_validate(
+        {
+            "src_lang": "en",
+            "tgt_lang": "de",
+            "train": ({"mono": "x", "lang": "zh-Hant"}, {"mono": "y", "lang": "de"}),
+            "valid": ({"mono": "v", "lang": "zh-Hant"}, {"mono": "w", "lang": "de"}),
+        }
+    )
+    shown = held_out.first_texts(data, both)
+    assert shown.tgt_lang == "zh-Hant" and shown.damage is not None
+    parallel = data.model_copy(update={"valid": schema.Corpus(src="a", tgt="b")})
+    shown = held_out.first_texts(parallel, both)
+    assert shown.tgt_lang == "de" and shown.damage is None
 
 
 def test_words_are_counted_behind_the_tag(both, make_model, monkeypatch):
