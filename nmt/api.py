@@ -41,11 +41,14 @@ class Model:
         """Takes a loaded model."""
         self._loaded = loaded
 
-    def translate(self, lines: Sequence[str], **decoding: float | bool | str) -> list[str]:
+    def translate(
+        self, lines: Sequence[str], *, tgt_lang: str | None = None, **decoding: float | bool | str
+    ) -> list[str]:
         """Returns the best translation of each line, in order; a blank line stays blank.
 
         Args:
             lines: source text without line ends.
+            tgt_lang: target language, of a model that was trained with tags; None for its only one.
             **decoding: any key of the configuration's `decoding` section but `precision`, such as
                 `beam_size=1`.
 
@@ -53,16 +56,22 @@ class Model:
             nmt.errors.UsageError: a setting is unknown or out of range.
             TypeError: `lines` is one string.
         """
-        return [found[0].text for found in self._translations(lines, 1, decoding)]
+        return [found[0].text for found in self._translations(lines, 1, tgt_lang, decoding)]
 
     def translate_nbest(
-        self, lines: Sequence[str], num_best: int, **decoding: float | bool | str
+        self,
+        lines: Sequence[str],
+        num_best: int,
+        *,
+        tgt_lang: str | None = None,
+        **decoding: float | bool | str,
     ) -> list[list[Translation]]:
         """Returns the `num_best` best translations of each line, best first.
 
         Args:
             lines: source text without line ends.
             num_best: at most the beam size.
+            tgt_lang: as for `translate`.
             **decoding: as for `translate`.
 
         Raises:
@@ -71,7 +80,7 @@ class Model:
         """
         return [
             [Translation(one.text, one.score) for one in found]
-            for found in self._translations(lines, num_best, decoding)
+            for found in self._translations(lines, num_best, tgt_lang, decoding)
         ]
 
     def translate_requests(
@@ -80,8 +89,8 @@ class Model:
         """Answers objects, as `nmt translate --format jsonl` does.
 
         Args:
-            objects: each with `text`, and maybe `target_prefix`, `constraints`, `avoid`, `nbest` and
-                decoding options of its own; other fields are passed through.
+            objects: each with `text`, and maybe `tgt_lang`, `target_prefix`, `constraints`, `avoid`,
+                `nbest` and decoding options of its own; other fields are passed through.
             **decoding: as for `translate`, where an object says nothing.
 
         Returns:
@@ -91,7 +100,7 @@ class Model:
         Raises:
             nmt.errors.UsageError: a setting in `decoding` is unknown or out of range.
         """
-        machine = self._translator(1, decoding)
+        machine = self._translator(1, None, decoding)
         read: list[requests.Request | str] = []
         for fields in objects:
             try:
@@ -106,12 +115,15 @@ class Model:
             for one, fields in zip(read, objects, strict=True)
         ]
 
-    def score(self, src_lines: Sequence[str], tgt_lines: Sequence[str]) -> list[float]:
+    def score(
+        self, src_lines: Sequence[str], tgt_lines: Sequence[str], *, tgt_lang: str | None = None
+    ) -> list[float]:
         """Returns the log-probability of each target line, given its source line.
 
         Args:
             src_lines: source text.
             tgt_lines: target text, as many lines.
+            tgt_lang: as for `translate`.
 
         Raises:
             ValueError: the numbers of lines differ.
@@ -123,18 +135,25 @@ class Model:
             raise ValueError(f"{len(src_lines)} source lines, but {len(tgt_lines)} target lines")
         loaded = self._loaded
         machine = scorer.Scorer(
-            loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic
+            loaded.model,
+            loaded.texts.towards(tgt_lang),
+            loaded.config.decoding,
+            loaded.arithmetic,
         )
         return [pair.log_probability for pair in machine.score(src_lines, tgt_lines)]
 
     def _translations(
-        self, lines: Sequence[str], num_best: int, decoding: dict[str, float | bool | str]
+        self,
+        lines: Sequence[str],
+        num_best: int,
+        tgt_lang: str | None,
+        decoding: dict[str, float | bool | str],
     ) -> list[list[outcomes.Translation]]:
         _check_lines(lines)
-        return self._translator(num_best, decoding).translate(lines)
+        return self._translator(num_best, tgt_lang, decoding).translate(lines)
 
     def _translator(
-        self, num_best: int, decoding: dict[str, float | bool | str]
+        self, num_best: int, tgt_lang: str | None, decoding: dict[str, float | bool | str]
     ) -> translator.Translator:
         loaded = self._loaded
         if "precision" in decoding:
@@ -143,7 +162,11 @@ class Model:
             )
         settings = config_loading.apply_decoding_flags(loaded.config.decoding, decoding)
         return translator.Translator(
-            loaded.model, loaded.texts, settings, loaded.arithmetic, num_best=num_best
+            loaded.model,
+            loaded.texts.towards(tgt_lang),
+            settings,
+            loaded.arithmetic,
+            num_best=num_best,
         )
 
 

@@ -76,10 +76,12 @@ class Benchmark:
             lines, references = list(files.read_lines(args.src)), list(files.read_lines(args.ref))
             if len(lines) != len(references):
                 raise errors.DataError(f"{args.ref}: {len(references)} lines for {len(lines)}.")
-        elif self._config.data.test is None:
-            raise errors.UsageError(f"{args.model}: names no data.test. Give --src and --ref.")
+        elif len(self._config.data.test_corpora) != 1:
+            raise errors.UsageError(
+                f"{args.model}: names no data.test, or several. Give --src and --ref."
+            )
         else:
-            pairs = list(readers.read_pairs(self._config.data.test))
+            pairs = list(readers.read_pairs(self._config.data.test_corpora[0]))
             lines, references = [src for src, _ in pairs], [tgt for _, tgt in pairs]
         kept = decoding.spaced(len(lines), args.lines or len(lines))
         return [lines[index] for index in kept], [references[index] for index in kept]

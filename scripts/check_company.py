@@ -28,9 +28,9 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32")
     args = parser.parse_args()
     loaded = loading.load(args.model, precision=args.precision)
-    test = loaded.config.data.test
-    assert test is not None, "the model's configuration names a test set"
-    sources = [src for src, _ in readers.read_pairs(test)]
+    test = loaded.config.data.test_corpora
+    assert len(test) == 1, "the model's configuration names one test set"
+    sources = [src for src, _ in readers.read_pairs(test[0])]
 
     def translate(lines: list[str], size: int | None) -> list[str]:
         machine = translator.Translator(

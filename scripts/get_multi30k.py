@@ -2,6 +2,7 @@
 
     python scripts/get_multi30k.py               # downloads it
     python scripts/get_multi30k.py --from DIR    # takes it from a folder
+    python scripts/get_multi30k.py --small 2000  # also writes data/multi30k-2000: so many training pairs
 
 29,000 / 1,014 / 1,000 pairs for training, validation and test: as published (`train.en.gz`), and in
 the publisher's own lower-cased, normalised and tokenised version (`train.lc.norm.tok.en.gz`), on
@@ -14,6 +15,7 @@ import argparse
 import gzip
 import hashlib
 import os
+import random
 import sys
 import urllib.error
 import urllib.request
@@ -109,19 +111,49 @@ def lay(name: str, source: Path | None, output: Path) -> bool:
     return True
 
 
+def cut(folder: Path, number: int) -> Path:
+    """Writes a folder beside the task with so many of its training pairs, always the same ones."""
+    sides = {}
+    for language in ("en", "de"):
+        text = gzip.decompress((folder / f"train.{language}.gz").read_bytes()).decode("utf-8")
+        sides[language] = text.removesuffix("\n").split("\n")
+    total = len(sides["en"])
+    if not 1 <= number <= total:
+        raise UnusableError(f"--small: wants 1 to {total:,} pairs (given: {number}).")
+    chosen = sorted(random.Random(1).sample(range(total), number))
+    target = folder.with_name(f"{folder.name}-{number}")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for language, lines in sides.items():
+            unfinished = target / f".tmp-{os.getpid()}-{language}"
+            unfinished.write_text(
+                "".join(f"{lines[place]}\n" for place in chosen), encoding="utf-8"
+            )
+            os.replace(unfinished, target / f"train.{language}")
+    except OSError as error:
+        raise UnusableError(f"{target}: cannot be written ({error.strerror}).") from error
+    return target
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="DIR", help="take the files from this folder"
     )
     parser.add_argument("--output", type=Path, default=Path("data/multi30k"), metavar="DIR")
+    parser.add_argument(
+        "--small", type=int, metavar="N", help="also write a folder with N of the training pairs"
+    )
     args = parser.parse_args()
     try:
         new = [lay(name, args.source, args.output) for name in CHECKSUMS]
+        small = None if args.small is None else cut(args.output, args.small)
     except UnusableError as error:
         print(f"get_multi30k: {error}", file=sys.stderr)
         return 1
     print(f"{args.output}: {len(new)} files, {sum(new)} of them new; their checksums are right")
+    if small is not None:
+        print(f"{small}: {args.small:,} training pairs")
     return 0
 
 

@@ -52,9 +52,9 @@ def _whole(phrase: str) -> str:
 class Steering:
     def __init__(self, args: argparse.Namespace) -> None:
         self._loaded = loading.load(args.model, precision=args.precision)
-        test = self._loaded.config.data.test
-        assert test is not None, "the model's configuration names a test set"
-        pairs = list(readers.read_pairs(test))[: args.lines]
+        test = self._loaded.config.data.test_corpora
+        assert len(test) == 1, "the model's configuration names one test set"
+        pairs = list(readers.read_pairs(test[0]))[: args.lines]
         self._sources, self._references = [s for s, _ in pairs], [t for _, t in pairs]
         self._settings = metrics.MetricSettings(tokenize=args.tokenize)
         self._seed = args.seed

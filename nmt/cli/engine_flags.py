@@ -23,6 +23,15 @@ def add_engine(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tgt_lang(verb: argparse.ArgumentParser) -> None:
+    """Adds `--tgt-lang`, for models of several directions."""
+    verb.add_argument(
+        "--tgt-lang",
+        metavar="LANG",
+        help="target language, of a model that was trained with tags. Default: its only one",
+    )
+
+
 def add_export(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt export`."""
     verb.add_argument(

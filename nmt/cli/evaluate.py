@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nmt import errors
+from nmt.cli import evaluate_sets
 from nmt.evaluation import breakdowns, judging, metrics, score_tables, significance
 from nmt.runtime import files
 
@@ -17,15 +17,6 @@ logger = logging.getLogger(__name__)
 # Options in the order in which their scores are printed.
 METRIC_FLAGS = ("bleu", "chrf", "ter", "exact_match")
 DEFAULT_METRICS = ("bleu", "chrf")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Given:
-    """Translations by the name of their system, and what they are held against."""
-
-    systems: dict[str, list[str]]
-    references: list[list[str]]
-    sources: list[str] | None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,29 +39,45 @@ def run(args: argparse.Namespace) -> int:
             for name, path in (("output", args.output), ("segments", args.segments))
             if path is not None
         }
-        given = _ready(args, chosen) if args.hyp else _translated(args)
-        _warn_of_missing(given.references)
-        counts = None
-        if args.frequency_text is not None:
-            counts = breakdowns.word_counts(_lines(args.frequency_text))
-        texts = breakdowns.Texts(given.references, given.sources, counts)
-        found = judging.judge(given.systems, texts, request)
+        if args.hyp:
+            given = evaluate_sets.ready(args, wants_sources=_wants_sources(args, chosen))
+        else:
+            given = evaluate_sets.translated(args)
+        found = _judged(args, given, request)
         if "output" in targets:
-            (lines,) = given.systems.values()
-            targets["output"].write(_encoded("".join(f"{line}\n" for line in lines)))
+            made = [line for one in given for own in one.systems.values() for line in own]
+            targets["output"].write(_encoded("".join(f"{line}\n" for line in made)))
         if "segments" in targets:
             targets["segments"].write(_encoded(score_tables.to_segments(found)))
     # In UTF-8 like all output, whatever the terminal is set to: intervals have a μ and a ±.
-    sys.stdout.buffer.write(_encoded(_shown(args, found, len(given.references[0]))))
+    sys.stdout.buffer.write(_encoded(_shown(args, found)))
     return 0
 
 
-def _shown(args: argparse.Namespace, found: Sequence[judging.Judgement], num_lines: int) -> str:
+def _judged(
+    args: argparse.Namespace, given: Sequence[evaluate_sets.Given], request: judging.Request
+) -> list[judging.Judgement]:
+    counts = None
+    if args.frequency_text is not None:
+        counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
+    found = []
+    for one in given:
+        _warn_of_missing(one.references)
+        texts = breakdowns.Texts(one.references, one.sources, counts)
+        found += judging.judge(one.systems, texts, request, pair=one.pair)
+    return found
+
+
+def _shown(args: argparse.Namespace, found: Sequence[judging.Judgement]) -> str:
     if args.json:
         return score_tables.to_json(found)
     if args.tsv:
-        return score_tables.to_tsv(found, num_lines)
-    return score_tables.to_text(found, num_lines)
+        return score_tables.to_tsv(found)
+    return score_tables.to_text(found)
+
+
+def _wants_sources(args: argparse.Namespace, chosen: Sequence[str]) -> bool:
+    return "copy" in (args.by or ()) or "comet" in chosen
 
 
 def _encoded(text: str) -> bytes:
@@ -137,102 +144,6 @@ def _check(args: argparse.Namespace, chosen: Sequence[str]) -> None:
         )
 
 
-def _ready(args: argparse.Namespace, chosen: Sequence[str]) -> _Given:
-    """Returns the lines of every --hyp and every --ref; no model is needed."""
-    wants_sources = "copy" in (args.by or ()) or "comet" in chosen
-    if args.model or (args.src is not None and not wants_sources):
-        flag = "--model" if args.model else "--src"
-        raise errors.UsageError(f"{flag}: would be ignored, since --hyp is translated already.")
-    if not args.ref:
-        raise errors.UsageError("--hyp: wants --ref, the file of references, at least once.")
-    systems = {path: _lines(path) for path in args.hyp}
-    references = [_lines(path) for path in args.ref]
-    first, number = args.hyp[0], len(systems[args.hyp[0]])
-    for path, lines in [*zip(args.ref, references, strict=True), *systems.items()]:
-        if len(lines) != number:
-            raise errors.DataError(
-                f"{path}: {len(lines)} lines, but {number} translations in {first}. "
-                "Each translation wants one line of each reference."
-            )
-    sources = None if args.src is None else _lines(args.src)
-    if sources is not None and len(sources) != number:
-        raise errors.DataError(
-            f"{args.src}: {len(sources)} lines, but {number} translations in {first}. "
-            "Each translation wants its source."
-        )
-    return _Given(systems, references, sources)
-
-
-def _translated(args: argparse.Namespace) -> _Given:
-    """Returns translations by each --model and the references, of --src/--ref or of the test set."""
-    if (args.src is None) != (not args.ref):
-        raise errors.UsageError("--src and --ref: give both, or neither for the model's test set.")
-    ensembles = [_members(text) for text in args.model or []]
-    if args.ensemble_weights is not None and len(ensembles) > 1:
-        raise errors.UsageError(
-            f"--ensemble-weights: belong to one ensemble (given: {len(ensembles)} systems). "
-            "Several --model are compared; write an ensemble as --model A,B."
-        )
-    # Imported here, so that scoring a ready file need not wait for torch.
-    from nmt.inference import loading
-
-    if not ensembles:
-        ensembles = [[str(path)] for path in loading.find_model(None)]
-    if args.src is not None:
-        sources, references = _lines(args.src), [_lines(path) for path in args.ref]
-    else:
-        sources, references = _test_set(Path(ensembles[0][0]))
-        if len(ensembles) > 1:
-            logger.info("test set: data.test of %s, for all models", ensembles[0][0])
-    for path_name, reference in zip(args.ref or ["data.test"], references, strict=True):
-        if len(reference) != len(sources):
-            raise errors.DataError(
-                f"{path_name}: {len(reference)} lines, but the source has {len(sources)}. "
-                "Each source line wants one reference."
-            )
-    names = args.model or [ensembles[0][0]]
-    systems = {
-        name: _translations(args, members, sources)
-        for name, members in zip(names, ensembles, strict=True)
-    }
-    return _Given(systems, references, sources)
-
-
-def _members(text: str) -> list[str]:
-    """Returns the folders of an ensemble; a comma may also be part of a folder's name."""
-    return [text] if Path(text).exists() else text.split(",")
-
-
-def _test_set(path: Path) -> tuple[list[str], list[list[str]]]:
-    from nmt.checkpoint import folder
-    from nmt.config import loading as config_loading
-    from nmt.data import readers
-
-    config = config_loading.parse(folder.read_config(path), str(path / "config.yaml"))
-    if config.data.test is None:
-        raise errors.UsageError(
-            f"{path}: its configuration names no data.test. Give --src and --ref."
-        )
-    pairs = list(readers.read_pairs(config.data.test))
-    return [src for src, _ in pairs], [[tgt for _, tgt in pairs]]
-
-
-def _translations(
-    args: argparse.Namespace, members: Sequence[str], sources: Sequence[str]
-) -> list[str]:
-    from nmt.cli import translate
-
-    own = argparse.Namespace(**{**vars(args), "model": list(members)})
-    machine = translate.build_translator(own)
-    hypotheses = [found[0].text for found in machine.translate(sources)]
-    for what, number in (("cut", machine.num_cut), ("split", machine.num_split)):
-        if number:
-            logger.warning(
-                "lines that were longer than the model reads and were %s: %d", what, number
-            )
-    return hypotheses
-
-
 def _warn_of_missing(references: Sequence[Sequence[str]]) -> None:
     """Says which lines have no reference: they count as wrong, and are probably an accident."""
     missing = [
@@ -247,15 +158,3 @@ def _warn_of_missing(references: Sequence[Sequence[str]]) -> None:
             len(missing),
             missing[0],
         )
-
-
-def _lines(path: str) -> list[str]:
-    """Returns the lines of a file.
-
-    Raises:
-        errors.DataError: it has none.
-    """
-    found = list(files.read_lines(Path(path)))
-    if not found:
-        raise errors.DataError(f"{path}: is empty: there is no line to score.")
-    return found

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     ctranslate2_folder.check_free(output)
     loading.set_up_threads(args.threads)
     (run_dir,) = loading.find_model([args.model] if args.model else None)
+    _check_languages(run_dir)
     lines = _check_lines(args, run_dir)
     quantization = args.quantization or "float32"
     result = ctranslate2_export.export(run_dir, output, quantization, lines)
@@ -50,6 +51,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_languages(run_dir: Path) -> None:
+    """Refuses models with tags, which an export does not put before its sources.
+
+    Raises:
+        errors.UsageError: the model has some.
+    """
+    text = folder.read_config(run_dir)
+    languages = config_loading.parse(text, str(run_dir / folder.CONFIG)).data.languages
+    if languages:
+        raise errors.UsageError(
+            f"{run_dir}: an export sets no tags, which this model's sources begin with (languages: "
+            f"{', '.join(languages)}). Translate with --engine nmt."
+        )
+
+
 def _check_lines(args: argparse.Namespace, run_dir: Path) -> list[str]:
     """Returns the lines of --check, or else of the sources that the model was validated on."""
     count = args.check_lines or CHECK_LINES
@@ -58,7 +74,7 @@ def _check_lines(args: argparse.Namespace, run_dir: Path) -> list[str]:
         place = args.check
     else:
         text = folder.read_config(run_dir)
-        valid = config_loading.parse(text, str(run_dir / folder.CONFIG)).data.valid
+        valid = config_loading.parse(text, str(run_dir / folder.CONFIG)).data.valid_corpora[0]
         place = readers.describe(valid)
         try:
             lines = [src for src, _ in itertools.islice(readers.read_pairs(valid), count)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from nmt.checkpoint import folder, resume
 from nmt.config import loading as config_loading
+from nmt.config import schema
 from nmt.inference import loading
 
 
@@ -43,11 +44,11 @@ def describe(path: Path) -> dict[str, Any]:
     manifest = stored.manifest
     return {
         "folder": str(path),
-        "languages": f"{config.data.src_lang} -> {config.data.tgt_lang}",
+        "languages": _languages(config.data),
         "encoder": _options(config.model.encoder.model_dump()),
         "decoder": _options(config.model.decoder.model_dump()),
         "parameters": sum(math.prod(tensor.shape) for tensor in stored.tensors.values()),
-        "tokenizer": config.tokenizer.type if not config.tokenizer.is_ready else "ready model",
+        "tokenizer": _kinds(config.tokenizer),
         "vocabulary": f"{len(texts.src.vocab)} source, {len(texts.tgt.vocab)} target pieces"
         + (", shared" if config.tokenizer.is_shared else ""),
         "update": manifest.update,
@@ -62,3 +63,20 @@ def describe(path: Path) -> dict[str, Any]:
 def _options(options: dict[str, Any]) -> str:
     name = options.pop("type")
     return f"{name} (" + ", ".join(f"{key} {value}" for key, value in options.items()) + ")"
+
+
+def _languages(data: schema.DataConfig) -> str:
+    """Returns `en -> de`, or each pair of a model with tags."""
+    pairs = {" -> ".join(data.pair_of(entry)): None for entry in data.train}
+    if data.languages:
+        return f"{', '.join(pairs)}; tags for {', '.join(data.languages)}"
+    return f"{data.src_lang} -> {data.tgt_lang}"
+
+
+def _kinds(settings: schema.TokenizerConfig) -> str:
+    """Returns the kind of pieces, or those of both sides where they differ."""
+    if settings.is_ready:
+        return "ready model"
+    if settings.tgt_type in {None, settings.type}:
+        return settings.type
+    return f"{settings.type} (source), {settings.tgt_type} (target)"

@@ -16,8 +16,7 @@ import torch
 from nmt import errors
 from nmt.checkpoint import averaging, folder, logs, resume
 from nmt.config import loading, schema
-from nmt.data import readers
-from nmt.inference import translator, validation
+from nmt.inference import held_out, texts, validation
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files
@@ -225,21 +224,29 @@ class Job:
 
     def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
         config = self._config
-        pairs = list(readers.read_pairs(config.data.valid))
-        validator = validation.Validator(
-            [src for src, _ in pairs],
-            [tgt for _, tgt in pairs],
-            translator.Texts(parts.src_tokenizer, parts.tgt_tokenizer),
-            # Scores of drawn translations would say little of the model.
-            config.decoding.model_copy(
-                update={
-                    "beam_size": config.training.validation_beam_size,
-                    "sample": False,
-                    "diversity_groups": 1,
-                }
-            ),
-            self._arithmetic,
+        # Scores of drawn translations would say little of the model.
+        decoding = config.decoding.model_copy(
+            update={
+                "beam_size": config.training.validation_beam_size,
+                "sample": False,
+                "diversity_groups": 1,
+            }
         )
+        both = texts.Texts(
+            parts.src_tokenizer,
+            parts.tgt_tokenizer,
+            config.data.languages,
+            damage=preparation.make_noise(config, parts.src_tokenizer),
+        )
+        validators = {
+            one.name: validation.Validator(
+                one.sources, one.references, one.texts_of(both), decoding, self._arithmetic
+            )
+            for one in held_out.read(config.data, config.data.valid_corpora)
+        }
+        validator: validation.Validator | validation.Joint = next(iter(validators.values()))
+        if len(validators) > 1:
+            validator = validation.Joint(validators)
         return loop.Hooks(
             validate=validator.validate,
             save=self._save,

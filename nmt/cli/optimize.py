@@ -12,7 +12,7 @@ from nmt.checkpoint import folder
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.data import readers
-from nmt.inference import loading, optimizing, shortlists, translator
+from nmt.inference import held_out, loading, optimizing, shortlists, translator
 from nmt.models import packed
 from nmt.runtime import device as devices
 from nmt.runtime import files, locks
@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
 def _learn(path: Path, config: schema.Config) -> shortlists.Shortlist:
     """Returns the shortlist of the model's training data, its first `MAX_PAIRS` pairs."""
     try:
-        entries = (readers.read_pairs(entry) for entry in config.data.train)
+        # What is restored from its own damage says nothing of translations.
+        parallel = [entry for entry in config.data.train if entry.mono is None]
+        entries = (readers.read_pairs(entry) for entry in parallel)
         pairs = list(itertools.islice(itertools.chain.from_iterable(entries), MAX_PAIRS))
     except errors.FileError as error:
         raise errors.FileError(
@@ -122,7 +124,11 @@ def _machine(
 ) -> translator.Translator:
     loaded = loading.load(path, device="cpu", precision=precision, shortlist=False)
     return translator.Translator(
-        loaded.model, loaded.texts, loaded.config.decoding, loaded.arithmetic, shortlist=shortlist
+        loaded.model,
+        held_out.first_texts(loaded.config.data, loaded.texts),
+        loaded.config.decoding,
+        loaded.arithmetic,
+        shortlist=shortlist,
     )
 
 
@@ -130,7 +136,7 @@ def _pairs(named: Sequence[str] | None, config: schema.Config) -> Pairs:
     """Returns sources and references: of the files named, or of the validation set."""
     if named is None:
         try:
-            pairs = list(readers.read_pairs(config.data.valid))
+            pairs = list(readers.read_pairs(config.data.valid_corpora[0]))
         except errors.FileError as error:
             raise errors.FileError(
                 f"{str(error).rstrip('.')}. The validation set of the model is gone. "

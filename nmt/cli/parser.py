@@ -191,6 +191,7 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
         "Default: text",
     )
     engine_flags.add_engine(verb)
+    engine_flags.add_tgt_lang(verb)
     decoding_flags.add_explaining(verb)
     reranking_flags.add_mbr(verb)
     _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
@@ -199,6 +200,7 @@ def _add_translate(verb: argparse.ArgumentParser) -> None:
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     evaluate_flags.add(verb)
     reranking_flags.add_mbr(verb)
+    engine_flags.add_tgt_lang(verb)
     _add_decoding(verb)
     _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
@@ -207,6 +209,7 @@ def _add_score(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", action="append", metavar="DIR", help=_MODEL_HELP)
     reranking_flags.add_ensemble_weights(verb)
     reranking_flags.add_score_verb(verb)
+    engine_flags.add_tgt_lang(verb)
     verb.add_argument(
         "--length-penalty",
         type=values.number,

@@ -8,7 +8,7 @@ from pathlib import Path
 from nmt import errors
 from nmt.data import readers, statistics
 from nmt.evaluation import comparing, documents, metrics
-from nmt.inference import attention_maps, loading, outcomes, translator
+from nmt.inference import attention_maps, held_out, loading, outcomes, translator
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,10 @@ def sections(
 
 
 def _translated(name: str, loaded: loading.Loaded) -> Translated:
-    pairs = list(readers.read_pairs(loaded.config.data.valid))
+    # Of several language pairs the first one is shown.
+    texts = held_out.first_texts(loaded.config.data, loaded.texts)
+    loaded = dataclasses.replace(loaded, texts=texts)
+    pairs = list(readers.read_pairs(loaded.config.data.valid_corpora[0]))
     logger.info("%s: translating %d lines", name, len(pairs))
     machine = translator.Translator(
         loaded.model,

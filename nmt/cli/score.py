@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: `model`, `ensemble_weights`, `src`, `tgt`, `nbest`, `output`, `format`, `tokens`,
-            `length_penalty`, `batch_tokens`, `device`, `precision`, `threads`.
+            `length_penalty`, `batch_tokens`, `tgt_lang`, `device`, `precision`, `threads`.
 
     Returns:
         0.
@@ -103,7 +103,9 @@ def _build(args: argparse.Namespace) -> tuple[scorer.Scorer, tuple[str, ...]]:
     )
     flags = {"length_penalty": args.length_penalty, "batch_tokens": args.batch_tokens}
     decoding = config_loading.apply_decoding_flags(loaded.config.decoding, flags)
-    machine = scorer.Scorer(loaded.model, loaded.texts, decoding, loaded.arithmetic)
+    texts = loaded.texts.towards(args.tgt_lang)
+    texts.tags()
+    machine = scorer.Scorer(loaded.model, texts, decoding, loaded.arithmetic)
     return machine, loaded.texts.tgt.vocab.pieces
 
 

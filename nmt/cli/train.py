@@ -102,10 +102,7 @@ def _train(
 
 def _check_corpora(config: schema.Config) -> None:
     """Finds missing files of every corpus before any work starts."""
-    corpora = [*config.data.train, config.data.valid]
-    if config.data.test is not None:
-        corpora.append(config.data.test)
-    for entry in corpora:
+    for entry in [*config.data.train, *config.data.valid_corpora, *config.data.test_corpora]:
         for path in [*readers.corpus_files(entry), *readers.alignment_files(entry)]:
             files.check_readable(path)
 

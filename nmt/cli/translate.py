@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     Args:
         args: `model`, `ensemble_weights`, `input`, `output`, the decoding flags, `nbest`, `format`,
             the flags of `--mbr`, `batch_size`, `engine`, `device`, `precision`, `threads`,
-            `shortlist`, and what `decoding_flags.add_explaining` adds.
+            `shortlist`, `tgt_lang`, and what `decoding_flags.add_explaining` adds.
 
     Returns:
         0.
@@ -85,7 +85,9 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
     if args.engine == "ctranslate2":
         machine = engines.build_ctranslate2(args, num_best=args.nbest or 1)
     else:
-        machine = build_translator(args, num_best=args.nbest or 1)
+        machine = build_translator(
+            args, num_best=args.nbest or 1, is_named_per_line=style == "jsonl"
+        )
     default = dataclasses.replace(
         machine.default, target_prefix=args.target_prefix or "", avoid=tuple(args.avoid or ())
     )
@@ -112,13 +114,19 @@ def _check_style(args: argparse.Namespace, style: str) -> None:
         )
 
 
-def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translator.Translator:
+def build_translator(
+    args: argparse.Namespace, *, num_best: int = 1, is_named_per_line: bool = False
+) -> translator.Translator:
     """Returns the translator that the command line describes.
 
     Args:
         args: `model`, `ensemble_weights`, `device`, `precision`, `threads`, `batch_size`,
-            `shortlist`, the decoding flags and those of `--mbr`.
+            `shortlist`, `tgt_lang`, the decoding flags and those of `--mbr`.
         num_best: translations per line.
+        is_named_per_line: whether lines may name their target language themselves.
+
+    Raises:
+        errors.UsageError: the model has no such target language, or several where none is named.
     """
     risk = _risk(args)
     loading.set_up_threads(args.threads)
@@ -130,9 +138,12 @@ def build_translator(args: argparse.Namespace, *, num_best: int = 1) -> translat
         shortlist=args.shortlist,
         shares=args.ensemble_weights,
     )
+    texts = loaded.texts.towards(args.tgt_lang)
+    if not is_named_per_line:
+        texts.tags()
     return translator.Translator(
         loaded.model,
-        loaded.texts,
+        texts,
         decoding_of(args, loaded.config),
         loaded.arithmetic,
         num_best=num_best,

@@ -7,7 +7,7 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from nmt import errors
-from nmt.config import documents, families, given, schema, sections
+from nmt.config import corpora, documents, families, given, schema, sections
 
 MAX_LINES = 5
 
@@ -42,6 +42,13 @@ def explain(error: pydantic.ValidationError, values: given.Given) -> str:
         values: what the user gave.
     """
     details = _flatten(error, ())
+    # Of a list whose entries are wrong pydantic also says that it lacks them.
+    inner = {path[:place] for path, _ in details for place in range(len(path))}
+    details = [
+        (path, detail)
+        for path, detail in details
+        if detail["type"] != "too_short" or path not in inner
+    ]
     # An unknown key is often the cause of a missing one.
     details.sort(key=lambda detail: detail[1]["type"] != "extra_forbidden")
     found = [_explain(path, detail, values) for path, detail in details]
@@ -123,7 +130,8 @@ def _flatten(
     """Returns every single mistake with its path, those of the families' options included."""
     found: list[tuple[documents.KeyPath, ErrorDetails]] = []
     for detail in error.errors(include_url=False):
-        path = (*prefix, *detail["loc"])
+        loc = (key for key in detail["loc"] if key not in {corpora.ONE, corpora.LIST})
+        path = (*prefix, *loc)
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, pydantic.ValidationError):
             found += _flatten(inner, path)

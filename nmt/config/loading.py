@@ -32,7 +32,7 @@ FREE_KEYS = frozenset(
         "training.sharding",
     }
 )
-_CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl"})
+_CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl", "mono"})
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> schema.Config:
@@ -234,7 +234,11 @@ def _effective(config: schema.Config) -> dict[str, Any]:
     corpora = data["data"]
     if corpora["test"] is None:
         del corpora["test"]
-    for corpus in [*corpora["train"], corpora["valid"], corpora.get("test", {})]:
+    if not config.data.has_mono:
+        del corpora["noise"]
+    held_out = [corpora["valid"], corpora.get("test", [])]
+    groups = [group if isinstance(group, list) else [group] for group in held_out]
+    for corpus in [*corpora["train"], *groups[0], *groups[1]]:
         for key in [key for key, value in corpus.items() if value is None]:
             del corpus[key]
     return data

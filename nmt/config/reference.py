@@ -42,6 +42,7 @@ def render() -> str:
                 _part("data", "data.", schema.DataConfig, _DATA),
                 _part("data.train", "data.train.N.", schema.TrainCorpus, _TRAIN),
                 _part("data.valid and data.test", "data.valid.", schema.Corpus, _VALID),
+                _part("data.noise", "data.noise.", schema.NoiseConfig, _NOISE),
             ]
         elif section is not None:
             parts.append(_part(name, f"{name}.", section))
@@ -52,8 +53,14 @@ def render() -> str:
 
 
 _DATA = "Besides these: the corpora `data.train`, `data.valid` and `data.test`, which follow.\n"
-_TRAIN = "A list; N counts from 0. An entry is two parallel files, one TSV or one JSONL.\n"
-_VALID = "`data.valid` is required, `data.test` is not; both have the same keys.\n"
+_TRAIN = (
+    "A list; N counts from 0. An entry is two parallel files, one TSV, one JSONL or one text.\n"
+)
+_VALID = """`data.valid` is required, `data.test` is not; both have the same keys. They may be lists, one
+for each language pair, which are scored each on its own and by their mean. A test corpus is never
+`mono`.
+"""
+_NOISE = "What is done to the text of `mono` corpora, in this order (docs/multilingual.md).\n"
 
 
 def _families() -> list[str]:

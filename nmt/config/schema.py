@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import pydantic
 
-from nmt.config import corpora, families, knobs, training
+from nmt.config import corpora, families, knobs, noising, training
 
 Section = knobs.Section
 Corpus = corpora.Corpus
 TrainCorpus = corpora.TrainCorpus
 DataConfig = corpora.DataConfig
+NoiseConfig = noising.NoiseConfig
 TokenizerConfig = corpora.TokenizerConfig
 TrainingConfig = training.TrainingConfig
 

@@ -106,6 +106,7 @@ def schema_at(path: documents.KeyPath, data: Any) -> type[pydantic.BaseModel] | 
 def sections_with_rules(config: schema.Config) -> list[tuple[documents.KeyPath, Any]]:
     """Returns each section that has an `inapplicable` method, with its path."""
     return [
+        (("data", "noise"), config.data.noise),
         (("tokenizer",), config.tokenizer),
         (("model", "encoder"), config.model.encoder),
         (("model", "decoder"), config.model.decoder),

@@ -155,7 +155,7 @@ class Collator:
             src_vocab: special ids of the source side.
             tgt_vocab: special ids of the target side.
             max_device_tokens: positions of a piece at most, on either side, padding included.
-            sampler: draws other pieces for each batch, or None.
+            sampler: draws other pieces, or damage, for each batch; or None.
         """
         self._data = data
         self._src_vocab = src_vocab
@@ -178,8 +178,7 @@ class Collator:
         self._data.wait(int(indices.max()) + 1)
         src, tgt, rows = self._data.src, self._data.tgt, indices
         if self._sampler is not None:
-            src = self._sampler.draw(src, "src", indices, behind)
-            tgt = self._sampler.draw(tgt, "tgt", indices, behind)
+            src, tgt = self._sampler.draw(self._data, indices, behind)
             rows = torch.arange(indices.numel())
         src_lengths, tgt_lengths = src.lengths_of(rows), tgt.lengths_of(rows)
         longest = torch.maximum(src_lengths, tgt_lengths)
@@ -188,7 +187,7 @@ class Collator:
             for number in range(num_ranks)
         ]
         return Batch(
-            pieces=tuple(self._piece(src, tgt, rows[part]) for part in shares[rank]),
+            pieces=tuple(self._piece(src, tgt, rows[part], indices[part]) for part in shares[rank]),
             num_tokens=int(tgt_lengths.sum()),
             num_src_tokens=int(src_lengths.sum()),
             num_padded=sum(
@@ -214,11 +213,14 @@ class Collator:
         if places.numel():
             yield places[begin:]
 
-    def _piece(self, src: corpus.Side, tgt: corpus.Side, indices: torch.Tensor) -> Piece:
-        src_BS, src_mask_BS = self._gather(src, indices, self._src_vocab)
-        tgt_BT, tgt_mask_BT = self._gather(tgt, indices, self._tgt_vocab)
+    def _piece(
+        self, src: corpus.Side, tgt: corpus.Side, rows: torch.Tensor, pairs: torch.Tensor
+    ) -> Piece:
+        """Returns the piece of these sentences of two sides, which are those of these pairs."""
+        src_BS, src_mask_BS = self._gather(src, rows, self._src_vocab)
+        tgt_BT, tgt_mask_BT = self._gather(tgt, rows, self._tgt_vocab)
         # Shifted right: BOS stands before the first token, and what follows EOS is padding anyway.
-        bos_B1 = torch.full((indices.numel(), 1), self._tgt_vocab.bos_id)
+        bos_B1 = torch.full((rows.numel(), 1), self._tgt_vocab.bos_id)
         real_N = tgt_mask_BT.flatten().nonzero().squeeze(1)
         return Piece(
             src_BS=src_BS,
@@ -226,7 +228,7 @@ class Collator:
             tgt_in_BT=torch.cat([bos_B1, tgt_BT[:, :-1]], dim=1),
             real_N=real_N,
             tgt_out_N=tgt_BT.flatten()[real_N],
-            links_2L=self._links(indices, tgt_BT.shape[1]),
+            links_2L=self._links(pairs, tgt_BT.shape[1]),
         )
 
     def _links(self, indices: torch.Tensor, tgt_length: int) -> torch.Tensor | None:

@@ -90,6 +90,11 @@ def link(src_piece: int, tgt_piece: int) -> int:
     return tgt_piece << 16 | src_piece
 
 
+def moved(number: int, num_pieces: int) -> int:
+    """Returns a link whose source piece stands so many pieces further behind."""
+    return number + num_pieces
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
     """How far the cache goes: one line of the journal. All but `crcs` count from the beginning.
@@ -300,12 +305,12 @@ def key_of(
         found = readers.files_by_kind(entry)
         if links := readers.alignment_files(entry):
             found["alignments"] = links
-        contents.append(
-            [
-                [kind, [locations.fingerprint(path) for path in paths]]
-                for kind, paths in found.items()
-            ]
-        )
+        content: list[Any] = [
+            [kind, [locations.fingerprint(path) for path in paths]] for kind, paths in found.items()
+        ]
+        if tags := getattr(entry, "tags", ()):
+            content.append(["tags", list(tags)])
+        contents.append(content)
     models = {
         path.name: files.sha256_of(path)
         for path in sorted(tokenizer_dir.iterdir())

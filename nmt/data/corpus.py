@@ -4,11 +4,13 @@
 """
 
 import dataclasses
+import itertools
 import logging
 import math
 import mmap
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,6 +96,9 @@ class Data(Protocol):
     def entry_sizes(self) -> tuple[int, ...]:
         """Pairs from each corpus entry, in order; waits until all are there."""
 
+    def entries_of(self, indices: torch.Tensor) -> list[int]:
+        """Returns the number of the corpus entry of each of these pairs, which are there."""
+
     @property
     def is_complete(self) -> bool:
         """Whether all pairs are there."""
@@ -130,6 +135,10 @@ class Corpus:
 
     def __len__(self) -> int:
         return self.src.begins.numel() - 1
+
+    def entries_of(self, indices: torch.Tensor) -> list[int]:
+        """Returns the number of the corpus entry of each of these pairs."""
+        return _places(list(itertools.accumulate(self.entry_sizes)), indices)
 
     @property
     def is_complete(self) -> bool:
@@ -208,14 +217,22 @@ class MappedCorpus:
         ends = self._entry_ends
         return tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
 
+    def entries_of(self, indices: torch.Tensor) -> list[int]:
+        """Returns the number of the corpus entry of each of these pairs, which are there."""
+        return _places(self._entry_ends, indices)
+
     @property
     def share(self) -> float:
         """About which share of the corpus is there, by the size of its files."""
         if self.is_complete:
             return 1.0
         if not self._text_bytes:
-            paths = [path for entry in self._work.entries for path in readers.corpus_files(entry)]
-            self._text_bytes = sum(locations.text_size(path) for path in paths)
+            self._text_bytes = sum(
+                # A text in one language is both sides.
+                (2 if entry.mono is not None else 1) * locations.text_size(path)
+                for entry in self._work.entries
+                for path in readers.corpus_files(entry)
+            )
         return min(max(self._last.characters, 1) / max(self._text_bytes, 1), 1.0)
 
     def wait(self, end: int) -> int:
@@ -282,6 +299,14 @@ class MappedCorpus:
             # That it cannot be written to is just as well.
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             return torch.frombuffer(content, dtype=dtype)
+
+
+def _places(ends: Sequence[int], indices: torch.Tensor) -> list[int]:
+    """Returns for each pair how many entries end before it; the last entry need not have ended."""
+    found: list[int] = torch.searchsorted(
+        torch.tensor(ends, dtype=torch.int64), indices, right=True
+    ).tolist()
+    return found
 
 
 def open_cache(work: filler.Work, fingerprint: str, *, fills: bool = True) -> MappedCorpus:

@@ -44,6 +44,8 @@ class Entry:
     tsv: str | None = None
     jsonl: str | None = None
     alignments: str | None = None
+    mono: str | None = None
+    tags: tuple[str, ...] = ()  # pieces that its sources begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Work:
         """Returns what `to_json` was called on."""
         return cls(
             Path(values["folder"]),
-            tuple(Entry(**entry) for entry in values["entries"]),
+            tuple(Entry(**{**entry, "tags": tuple(entry["tags"])}) for entry in values["entries"]),
             Path(values["tokenizer_dir"]),
             filters.PairFilter(**values["pair_filter"]),
             cache.Layout(**values["layout"]),
@@ -131,17 +133,20 @@ def _fill_entry(
     for _ in itertools.islice(pairs, counts.total):
         pass
     alignments = linking.Alignments(entry, tokenizers, first=counts.total)
+    tags = tokenizers["src"].ids_of(entry.tags)
     for chunk, is_last in _chunks(pairs):
         src, tgt = [src for src, _ in chunk], [tgt for _, tgt in chunk]
         src_ids = tokenizers["src"].encode_batch(src)
         tgt_ids = tokenizers["tgt"].encode_batch(tgt)
         before = counts.kept
         for index in range(len(chunk)):
-            if work.pair_filter.keeps(src_ids[index], tgt_ids[index], counts):
-                writer.add("src", src_ids[index], src[index])
+            tagged = [*tags, *src_ids[index]] if src_ids[index] else []
+            if work.pair_filter.keeps(tagged, tgt_ids[index], counts):
+                writer.add("src", tagged, src[index])
                 writer.add("tgt", tgt_ids[index], tgt[index])
                 if work.layout.has_links:
-                    writer.add_links(alignments.links(src_ids[index], tgt_ids[index]))
+                    links = alignments.links(src_ids[index], tgt_ids[index])
+                    writer.add_links([cache.moved(link, len(tags)) for link in links])
             else:
                 alignments.skip()
         if is_last:

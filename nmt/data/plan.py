@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from nmt.data import corpus
+from nmt.data import corpus, mixing
 
 # More batches to a pool: less padding; fewer: neighbours in length more at random.
 POOL_BATCHES = 100
@@ -81,7 +81,7 @@ class Planner:
         *,
         batch_tokens: int,
         seed: int,
-        weights: Sequence[float] | None = None,
+        weights: mixing.Mix | None = None,
     ) -> None:
         """Takes the corpus and the budget.
 
@@ -89,8 +89,9 @@ class Planner:
             data: the pairs; none has a target longer than `batch_tokens`.
             batch_tokens: target tokens of a batch at most, EOS included.
             seed: of the order.
-            weights: the share of each corpus entry in an epoch, which has as many pairs as the
-                corpus; None takes every pair once. With weights, planning waits for the whole corpus.
+            weights: the share of each corpus entry in an epoch, or what says it by their sizes. An
+                epoch has as many pairs as the corpus. None takes every pair once. With weights,
+                planning waits for the whole corpus.
         """
         self._data = data
         self._batch_tokens = batch_tokens
@@ -210,7 +211,8 @@ class Planner:
         if self._weights is None:
             blocks = _whole_blocks(0, sum(sizes))
         else:
-            blocks = self._drawn_blocks(sizes, self._weights, generator)
+            weights = mixing.weights_of(self._weights, sizes)
+            blocks = self._drawn_blocks(sizes, weights, generator)
         return blocks.at(torch.randperm(len(blocks), generator=generator))
 
     @staticmethod

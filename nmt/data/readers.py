@@ -1,4 +1,4 @@
-"""Sentence pairs from text files: two parallel files, a TSV, or a JSONL."""
+"""Sentence pairs from text files: two parallel files, a TSV, a JSONL, or a text that is both sides."""
 
 import itertools
 import json
@@ -18,7 +18,10 @@ Counters = dict[Place, files.DecodeCounter]
 
 
 class Entry(Protocol):
-    """Where pairs come from: `src` and `tgt`, or `tsv`, or `jsonl`, as in the configuration."""
+    """Where pairs come from: `src` and `tgt`, or `tsv`, or `jsonl`, as in the configuration.
+
+    An entry may also have `mono`, a text whose lines are both sides, `alignments`, and `tags`.
+    """
 
     @property
     def src(self) -> str | None:
@@ -45,6 +48,7 @@ def files_by_kind(entry: Entry) -> dict[str, list[Place]]:
         errors.FileError: a pattern matches no file.
     """
     names = {"src": entry.src, "tgt": entry.tgt, "tsv": entry.tsv, "jsonl": entry.jsonl}
+    names["mono"] = getattr(entry, "mono", None)
     found = {kind: locations.locations(name) for kind, name in names.items() if name is not None}
     if "src" in found and len(found["src"]) != len(found["tgt"]):
         raise errors.DataError(
@@ -91,7 +95,7 @@ def iterate_links(entry: Entry) -> Iterator[tuple[str, str]]:
 
 def describe(entry: Entry) -> str:
     """Returns the files of an entry as the configuration names them, for messages."""
-    names = (entry.src, entry.tgt, entry.tsv, entry.jsonl)
+    names = (entry.src, entry.tgt, entry.tsv, entry.jsonl, getattr(entry, "mono", None))
     return " + ".join(str(locations.location(name)) for name in names if name is not None)
 
 
@@ -166,6 +170,9 @@ def _pairs(entry: Entry, counters: Counters) -> Iterator[tuple[str, str]]:
         yield from _tsv_pairs(path, counters)
     for path in found.get("jsonl", []):
         yield from _jsonl_pairs(path, counters)
+    for path in found.get("mono", []):
+        for line in files.read_lines(path, counters[path]):
+            yield line, line
     for src, tgt in zip(found.get("src", []), found.get("tgt", []), strict=True):
         yield from _parallel_pairs(src, tgt, counters)
 

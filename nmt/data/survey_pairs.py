@@ -238,6 +238,7 @@ def survey_pairs(
         held_out: the sets that these are from.
     """
     survey = PairSurvey(readers.describe(entry))
+    is_mono = getattr(entry, "mono", None) is not None
     for line, pair in enumerate(_raw_pairs(entry), start=1):
         if pair is None:
             survey.malformed.add(line)
@@ -262,7 +263,7 @@ def survey_pairs(
             for other in held_out:
                 other.meet(src_hash, pair_hash)
         if is_compared:
-            if src == tgt:
+            if src == tgt and not is_mono:
                 survey.copied.add(line)
             survey.src_hashes.append(src_hash)
             survey.pair_hashes.append(pair_hash)
@@ -326,6 +327,9 @@ def _raw_pairs(entry: readers.Entry) -> Iterator[tuple[bytes, bytes] | None]:
         if len(streams) == 2:
             for src, tgt in zip(*streams, strict=False):
                 yield src.strip(), tgt.strip()
+            return
+        if getattr(entry, "mono", None) is not None:
+            yield from ((raw.strip(), raw.strip()) for raw in streams[0])
             return
         for raw in streams[0]:
             yield _tsv_pair(raw) if entry.tsv is not None else _jsonl_pair(raw)

@@ -44,12 +44,16 @@ class Judgement:
 
     Attributes:
         system: its name.
+        num_lines: of the corpus.
+        pair: name of the corpus's language pair, where there are several corpora; else None.
         comparison: the score; with tests, if it is not the first system.
         parts: the scores of classes of lines, by breakdown.
         line_figures: the figure of each line.
     """
 
     system: str
+    num_lines: int
+    pair: str | None
     comparison: significance.Comparison
     parts: Mapping[str, Sequence[Part]]
     line_figures: Sequence[float]
@@ -61,7 +65,11 @@ class Judgement:
 
 
 def judge(
-    systems: Mapping[str, Sequence[str]], texts: breakdowns.Texts, request: Request
+    systems: Mapping[str, Sequence[str]],
+    texts: breakdowns.Texts,
+    request: Request,
+    *,
+    pair: str | None = None,
 ) -> list[Judgement]:
     """Returns the judgements of all metrics, metric by metric, systems in the order given.
 
@@ -69,6 +77,7 @@ def judge(
         systems: translations by name, one system at least; the others are compared with the first.
         texts: references, and sources where a metric or breakdown wants them.
         request: what is asked for.
+        pair: name of the corpus's language pair, where there are several corpora.
 
     Raises:
         errors.DataError: line counts differ, or there is no line.
@@ -92,7 +101,7 @@ def judge(
                 for kind, of_kind in classes[name].items()
             }
             figures = [one.line_figure(row) for row in rows[name]]
-            found.append(Judgement(name, comparison, parts, figures))
+            found.append(Judgement(name, len(figures), pair, comparison, parts, figures))
     return found
 
 

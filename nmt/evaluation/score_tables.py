@@ -1,7 +1,7 @@
 """Judgements as text for people, as tab-separated values, as JSON, and line by line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nmt.evaluation import breakdowns, judging
@@ -10,50 +10,57 @@ from nmt.evaluation import breakdowns, judging
 SIGNIFICANT = 0.05
 
 COLUMNS = (
-    *("system", "metric", "by", "class", "lines", "score", "mean", "interval"),
+    *("pair", "system", "metric", "by", "class", "lines", "score", "mean", "interval"),
     *("difference", "p_bootstrap", "p_randomisation", "signature"),
 )
 
 
-def to_text(judgements: Sequence[judging.Judgement], num_lines: int) -> str:
+def to_text(judgements: Sequence[judging.Judgement]) -> str:
     """Returns lines for people: those of sacreBLEU for one system, a table for several.
 
     Args:
-        judgements: metric by metric.
-        num_lines: of the corpus.
+        judgements: pair by pair, metric by metric. Of several pairs each has a heading, and the means
+            over them stand at the end.
     """
+    pairs = _grouped(judgements, lambda one: one.pair or "")
     blocks = []
-    by_metric = _by_metric(judgements)
-    if all(len(group) == 1 for group in by_metric):
-        blocks.append([one.score.text() for one in judgements])
-    else:
-        blocks += [_comparison(group) for group in by_metric]
-        blocks.append(
-            [
-                f"{num_lines:,} lines. p: probability of so large a difference from the first system "
-                f"by chance; * below {SIGNIFICANT}."
-            ]
-        )
-    for kind in judgements[0].parts:
-        blocks.append(_breakdown(kind, by_metric))
+    for pair, of_pair in pairs.items():
+        own = _corpus(of_pair)
+        if pair:
+            own[0] = [f"{pair}:", *own[0]]
+        blocks += own
+    if len(pairs) > 1:
+        blocks.append(["mean over pairs:", *_aligned(_mean_rows(judgements))])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def to_tsv(judgements: Sequence[judging.Judgement], num_lines: int) -> str:
-    """Returns a line for each score under a header; empty cells are what does not apply.
+def _corpus(judgements: Sequence[judging.Judgement]) -> list[list[str]]:
+    """Returns blocks of lines about one corpus."""
+    by_metric = _by_metric(judgements)
+    if all(len(group) == 1 for group in by_metric):
+        blocks = [[one.score.text() for one in judgements]]
+    else:
+        blocks = [_comparison(group) for group in by_metric]
+        blocks.append(
+            [
+                f"{judgements[0].num_lines:,} lines. p: probability of so large a difference from the "
+                f"first system by chance; * below {SIGNIFICANT}."
+            ]
+        )
+    blocks += [_breakdown(kind, by_metric) for kind in judgements[0].parts]
+    return blocks
 
-    Args:
-        judgements: metric by metric.
-        num_lines: of the corpus.
-    """
+
+def to_tsv(judgements: Sequence[judging.Judgement]) -> str:
+    """Returns a line for each score under a header; empty cells are what does not apply."""
     rows: list[Sequence[str]] = [COLUMNS]
     for one in judgements:
         score, width = one.score, one.score.decimals
-        names = [one.system, score.name]
+        names = [one.pair or "", one.system, score.name]
         tested = one.comparison
         rows.append(
             [
-                *(*names, "", "", str(num_lines), f"{score.value:.{width}f}"),
+                *(*names, "", "", str(one.num_lines), f"{score.value:.{width}f}"),
                 *(_number(value, width) for value in (score.mean, score.interval)),
                 _number(tested.difference, width),
                 *(_number(value, 4) for value in (tested.p_bootstrap, tested.p_randomisation)),
@@ -68,11 +75,16 @@ def to_tsv(judgements: Sequence[judging.Judgement], num_lines: int) -> str:
 
 
 def to_json(judgements: Sequence[judging.Judgement]) -> str:
-    """Returns a list of scores under sacreBLEU's keys, with ours behind them where they apply."""
+    """Returns a list of scores under sacreBLEU's keys, with ours behind them where they apply.
+
+    Of several pairs each object has its `pair`, and those of `mean` come last.
+    """
     is_alone = len({one.system for one in judgements}) == 1
     found = []
     for one in judgements:
         fields: dict[str, Any] = one.score.as_json()
+        if one.pair is not None:
+            fields["pair"] = one.pair
         if not is_alone:
             fields["system"] = one.system
         tested = one.comparison
@@ -93,29 +105,61 @@ def to_json(judgements: Sequence[judging.Judgement]) -> str:
                 for kind, parts in one.parts.items()
             }
         found.append(fields)
+    if len(_grouped(judgements, lambda one: one.pair or "")) > 1:
+        for one, mean in _means(judgements):
+            value = float(f"{mean:.{one.score.decimals}f}")
+            own = {} if is_alone else {"system": one.system}
+            found.append({"pair": "mean", "name": one.score.name, "score": value, **own})
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_segments(judgements: Sequence[judging.Judgement]) -> str:
     """Returns tab-separated figures of every line (counted from 1) of every system."""
     by_metric = _by_metric(judgements)
-    rows: list[Sequence[str]] = [["line", "system", *(group[0].score.name for group in by_metric)]]
+    pair = [] if judgements[0].pair is None else ["pair"]
+    names = [group[0].score.name for group in by_metric]
+    rows: list[Sequence[str]] = [[*pair, "line", "system", *names]]
     for of_system in zip(*by_metric, strict=True):
         lines = zip(*(one.line_figures for one in of_system), strict=True)
+        pair = [] if of_system[0].pair is None else [of_system[0].pair]
         for number, figures in enumerate(lines, start=1):
             cells = [
                 f"{figure:.{one.score.decimals}f}"
                 for figure, one in zip(figures, of_system, strict=True)
             ]
-            rows.append([str(number), of_system[0].system, *cells])
+            rows.append([*pair, str(number), of_system[0].system, *cells])
     return _tsv(rows)
 
 
-def _by_metric(judgements: Sequence[judging.Judgement]) -> list[list[judging.Judgement]]:
+def _grouped(
+    judgements: Sequence[judging.Judgement], key: Callable[[judging.Judgement], str]
+) -> dict[str, list[judging.Judgement]]:
     groups: dict[str, list[judging.Judgement]] = {}
     for one in judgements:
-        groups.setdefault(one.score.name, []).append(one)
-    return list(groups.values())
+        groups.setdefault(key(one), []).append(one)
+    return groups
+
+
+def _by_metric(judgements: Sequence[judging.Judgement]) -> list[list[judging.Judgement]]:
+    return list(_grouped(judgements, lambda one: one.score.name).values())
+
+
+def _means(judgements: Sequence[judging.Judgement]) -> Iterator[tuple[judging.Judgement, float]]:
+    """Yields the mean over pairs of each metric of each system, with one of its judgements."""
+    for group in _by_metric(judgements):
+        for of_system in _grouped(group, lambda one: one.system).values():
+            values = [one.score.value for one in of_system]
+            yield of_system[0], sum(values) / len(values)
+
+
+def _mean_rows(judgements: Sequence[judging.Judgement]) -> list[list[str]]:
+    systems = list(_grouped(judgements, lambda one: one.system))
+    names, cells = [""], {system: [system] for system in systems}
+    for one, mean in _means(judgements):
+        if one.system == systems[0]:
+            names.append(one.score.name)
+        cells[one.system].append(f"{mean:.{one.score.decimals}f}")
+    return [names, *cells.values()]
 
 
 def _comparison(group: Sequence[judging.Judgement]) -> list[str]:

@@ -22,7 +22,7 @@ def attention_of(
         None where the model has no attention, or the source is blank.
     """
     src, tgt = loaded.texts.src, loaded.texts.tgt
-    ids = src.encode(source)
+    (ids,) = loaded.texts.encode_sources([source])
     if not loaded.model.attends or not ids or not source.strip():
         return None
     device = loaded.arithmetic.device

@@ -1,7 +1,7 @@
 """JSON objects in and out, one for each line, with the field names that Sockeye made known.
 
-In: `text`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its name in the
-configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
+In: `text`, `tgt_lang`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its
+name in the configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
 `alignment`, `tokens`, `token_scores`, `utilities`; or `error`. All other fields are passed through.
 """
 
@@ -17,7 +17,7 @@ from nmt.inference import alignments, outcomes, requests
 # Options that belong to the whole run, not to a line.
 GLOBAL_OPTIONS = {"precision", "batch_tokens", "max_src_tokens"}
 OPTIONS = frozenset(schema.DecodingConfig.model_fields) - GLOBAL_OPTIONS
-FIELDS = frozenset({"text", "target_prefix", "constraints", "avoid", "nbest"}) | OPTIONS
+FIELDS = frozenset({"text", "tgt_lang", "target_prefix", "constraints", "avoid", "nbest"}) | OPTIONS
 
 
 def parse_line(line: str) -> dict[str, Any]:
@@ -59,6 +59,7 @@ def request_of(fields: Mapping[str, Any], default: requests.Request) -> requests
         target_prefix=_text(fields, "target_prefix", default.target_prefix),
         constraints=_texts(fields, "constraints", default.constraints),
         avoid=_texts(fields, "avoid", default.avoid),
+        tgt_lang=_text(fields, "tgt_lang", None) if "tgt_lang" in fields else default.tgt_lang,
     )
 
 

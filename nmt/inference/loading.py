@@ -66,7 +66,7 @@ def load(
     if precision == "auto" and where.type == "cpu":
         precision = _chosen_precision(stored.manifest.optimized)
     arithmetic = devices.inference_arithmetic(precision, where)
-    texts = load_texts(path)
+    texts = dataclasses.replace(load_texts(path), languages=config.data.languages)
     model = seq2seq.build(
         config.model,
         len(texts.src.vocab),
@@ -159,13 +159,18 @@ def load_all(
                     f"--model {path}: its {side} vocabulary is not that of {paths[0]}. An ensemble "
                     "has one vocabulary per side. Train the models with one tokenizer."
                 )
+        if part.texts.languages != first.texts.languages:
+            raise errors.UsageError(
+                f"--model {path}: translates into other languages than {paths[0]} (given: "
+                f"{', '.join(part.texts.languages) or 'no tags'}). An ensemble has the same tags."
+            )
     return dataclasses.replace(
         first, model=ensemble.Ensemble([part.model for part in parts], shares)
     )
 
 
 def load_texts(path: Path) -> translator.Texts:
-    """Returns the tokenizers of a model folder."""
+    """Returns the tokenizers of a model folder, without its target languages."""
     where = path / "tokenizer"
     return translator.Texts(
         tokenizer.Tokenizer.load(where, "src"), tokenizer.Tokenizer.load(where, "tgt")

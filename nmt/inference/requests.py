@@ -23,6 +23,7 @@ class Request:
         target_prefix: what every translation begins with.
         constraints: words or phrases that every translation contains, each as often as it is given.
         avoid: words or phrases that no translation contains.
+        tgt_lang: the target language; None for the one that the model's texts mean.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Request:
     target_prefix: str = ""
     constraints: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
+    tgt_lang: str | None = None
 
 
 class Planner:

@@ -65,7 +65,7 @@ class Scorer:
             src_lines: sources, cut as for `score`.
             tgt_lines: targets; a blank one of a blank source is the translator's own, with score 0.
         """
-        src_ids = self._texts.src.encode_batch(src_lines)
+        src_ids = self._texts.encode_sources(src_lines)
         tgt_ids = self._texts.tgt.encode_batch(tgt_lines)
         results = [BLANK] * len(src_ids)
         wanted = [
@@ -85,7 +85,7 @@ class Scorer:
             src_lines: sources, cut at `decoding.max_src_tokens`.
             tgt_lines: targets, cut where the model has no more positions.
         """
-        src_ids = self._texts.src.encode_batch(src_lines)
+        src_ids = self._texts.encode_sources(src_lines)
         tgt_ids = self._texts.tgt.encode_batch(tgt_lines)
         return self.score_ids(src_ids, tgt_ids)
 

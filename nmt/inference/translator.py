@@ -10,6 +10,7 @@ from nmt.config import schema
 from nmt.data import batches
 from nmt.evaluation import mbr
 from nmt.inference import alignments, outcomes, requests, shortlists, splitting
+from nmt.inference import texts as texts_of
 from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam, forced, narrowed
@@ -20,12 +21,7 @@ from nmt.text import tokenizer, words
 MAX_ROUNDS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """The tokenizers of the two sides."""
-
-    src: tokenizer.Tokenizer
-    tgt: tokenizer.Tokenizer
+Texts = texts_of.Texts  # what a translator takes, by the name that it has here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +118,19 @@ class Translator:
             requests.check_constraints(self._plan(request).settings)
         self._plan(request)
 
-    def translate(self, lines: Sequence[str]) -> list[list[outcomes.Translation]]:
+    def translate(
+        self, lines: Sequence[str], tgt_lang: str | None = None
+    ) -> list[list[outcomes.Translation]]:
         """Returns `num_best` translations of each line, best first; blank lines stay blank.
 
         Args:
             lines: text without line ends.
+            tgt_lang: their target language; None for the one that is meant where nothing is said.
+
+        Raises:
+            errors.UsageError: the model has no such target language.
         """
-        asked = [dataclasses.replace(self.default, text=line) for line in lines]
+        asked = [dataclasses.replace(self.default, text=line, tgt_lang=tgt_lang) for line in lines]
         found = self.answer(asked)
         for outcome in found:
             if outcome.error is not None:
@@ -166,7 +168,8 @@ class Translator:
         def count(several: Sequence[str]) -> list[int]:
             return [len(ids) for ids in self._texts.src.encode_batch(several)]
 
-        room = max(self._max_src_tokens - 1, 1)  # beside EOS
+        # Beside EOS and tags.
+        room = max(self._max_src_tokens - 1 - len(self._texts.tags(request.tgt_lang)), 1)
         text = request.text
         if request.decoding.long == "truncate" or not text.strip() or count([text])[0] <= room:
             return [request]
@@ -191,7 +194,7 @@ class Translator:
         """Does what `answer` says, with lines that need not be split."""
         answers: list[outcomes.Outcome] = []
         waiting: dict[tuple[object, ...], list[_Line]] = {}
-        sources = self._encode([request.text for request in asked])
+        sources = self._encode(asked)
         for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
             answers.append(outcomes.Outcome([outcomes.blank(request)] * request.num_best))
             try:
@@ -212,16 +215,17 @@ class Translator:
                     answers[line.index] = outcome
         return answers
 
-    def _encode(self, lines: Sequence[str]) -> list[list[int]]:
+    def _encode(self, asked: Sequence[requests.Request]) -> list[list[int]]:
         """Returns source ids with EOS, cut to the limit; empty for blank lines."""
         eos, limit = self._texts.src.vocab.eos_id, self._max_src_tokens
         sources: list[list[int]] = []
-        for line, ids in zip(lines, self._texts.src.encode_batch(lines), strict=True):
+        lines = [request.text for request in asked]
+        encoded = self._texts.encode_sources(lines, [request.tgt_lang for request in asked])
+        for line, ids in zip(lines, encoded, strict=True):
             if not ids or not line.strip():
                 sources.append([])
                 continue
-            if len(ids) + 1 > limit:
-                self.num_cut += 1
+            self.num_cut += len(ids) + 1 > limit
             sources.append([*ids[: limit - 1], eos])
         return sources
 
@@ -357,8 +361,10 @@ class Translator:
             return found
         assert trace.attention_BKTS is not None, "the planner has seen to it"
         attention_TS = trace.attention_BKTS[: len(found.tokens)]
-        surfaces = self._texts.src.surfaces(line.asked.text)[: len(line.source) - 1]
-        src_words = words.words_of(surfaces)
+        tags = self._texts.tags(line.asked.tgt_lang)
+        surfaces = self._texts.src.surfaces(line.asked.text)[: len(line.source) - 1 - len(tags)]
+        # Tags belong to no word.
+        src_words = [-1] * len(tags) + words.words_of(surfaces)
         if decoding.alignments:
             # Unknown pieces are written as words of their own.
             pieces = [

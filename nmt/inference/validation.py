@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nmt.config import schema
 from nmt.evaluation import metrics
@@ -87,6 +87,36 @@ class Validator:
             logger.info("  source      %s", _shortened(self._src_lines[index]))
             logger.info("  reference   %s", _shortened(self._tgt_lines[index]))
             logger.info("  translation %s", _shortened(hypotheses[index]))
+
+
+class Joint:
+    """Validates on several corpora and takes the mean of their scores, so that each counts alike."""
+
+    def __init__(self, validators: Mapping[str, Validator]) -> None:
+        """Takes the validator of each corpus by its name, one at least."""
+        self._validators = dict(validators)
+
+    def validate(self, model: seq2seq.Seq2Seq) -> Validation:
+        """Returns the mean of each score, and each score as `NAME:CORPUS`.
+
+        Args:
+            model: on the device, in evaluation mode.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for name, validator in self._validators.items():
+            logger.info("%s:", name)
+            found[name] = validator.validate(model).scores
+        names = next(iter(found.values()))
+        means = {name: sum(own[name] for own in found.values()) / len(found) for name in names}
+        # Of losses, not of their exponentials.
+        means["perplexity"] = math.exp(min(means["loss"], 100.0))
+        single = {f"{name}:{own}": found[own][name] for own in found for name in names}
+        logger.info(
+            "mean of %d corpora: loss %.4f  ppl %.2f  BLEU %.2f  chrF %.2f",
+            len(found),
+            *(means[name] for name in ("loss", "perplexity", "bleu", "chrf")),
+        )
+        return Validation(means | single)
 
 
 def _shortened(line: str) -> str:

@@ -35,7 +35,10 @@ MIN_COVERAGE = 0.98
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How a model is trained; the names are those of the configuration's `tokenizer` section."""
+    """How a model is trained; the names are those of the configuration's `tokenizer` section.
+
+    `reserved` alone has no such name: it follows from the corpora.
+    """
 
     type: str = "bpe"
     vocab_size: int = 8000
@@ -47,6 +50,7 @@ class TokenizerSettings:
     split_digits: bool = False
     max_sentences: int = 1_000_000
     seed: int = 1
+    reserved: tuple[str, ...] = ()  # tags and the mask: pieces that no text has to spell
 
 
 def train(
@@ -109,9 +113,13 @@ def _check(settings: TokenizerSettings, key: str) -> None:
                 f"tokenizer.user_defined_symbols: a symbol is {fault} (given: {symbol!r}). "
                 "Allowed: different strings without white space. Mend it or leave it out."
             )
-    smallest = NUM_SPECIAL + NUM_BYTES * settings.byte_fallback + len(symbols) + 1
+    smallest = NUM_SPECIAL + NUM_BYTES * settings.byte_fallback + len(_never_cut(settings)) + 1
     if settings.type in OPEN_ENDED and settings.vocab_size < smallest:
         raise _too_small(settings, key, smallest)
+
+
+def _never_cut(settings: TokenizerSettings) -> list[str]:
+    return list(dict.fromkeys([*settings.reserved, *settings.user_defined_symbols]))
 
 
 def _options(settings: TokenizerSettings) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def _options(settings: TokenizerSettings) -> dict[str, Any]:
         "remove_extra_whitespaces": settings.normalization != "identity",
         "byte_fallback": settings.byte_fallback,
         "character_coverage": settings.character_coverage,
-        "user_defined_symbols": list(settings.user_defined_symbols),
+        "user_defined_symbols": _never_cut(settings),
         "split_digits": settings.split_digits,
         "max_sentence_length": 4 * MAX_LINE_CHARACTERS,  # in bytes
         "num_threads": NUM_THREADS,

@@ -99,6 +99,25 @@ class Tokenizer:
         ids: list[list[int]] = self._processor.EncodeAsIds([self._clean(text) for text in texts])
         return ids
 
+    def ids_of(self, pieces: Sequence[str]) -> list[int]:
+        """Returns the ids of pieces that the vocabulary has to have, such as tags.
+
+        Raises:
+            errors.ConfigError: it lacks some.
+        """
+        ids: list[int] = [self._processor.PieceToId(piece) for piece in pieces]
+        missing = [
+            piece
+            for piece, token in zip(pieces, ids, strict=True)
+            if self._processor.IdToPiece(token) != piece
+        ]
+        if missing:
+            raise errors.ConfigError(
+                f"tokenizer: the vocabulary lacks pieces that the corpora of data.train ask for (given: "
+                f"{', '.join(missing)}). Name them in tokenizer.user_defined_symbols where it is trained."
+            )
+        return ids
+
     def surfaces(self, text: str) -> list[str]:
         """Returns the pieces of a text as it is written, also what no piece of the model covers."""
         pieces: list[str] = self._processor.EncodeAsPieces(self._clean(text))
@@ -172,6 +191,7 @@ def build_tokenizers(
     *,
     shared: bool,
     tgt_vocab_size: int | None = None,
+    tgt_type: str | None = None,
 ) -> None:
     """Trains the tokenizers of a run and writes their folder, whole or not at all.
 
@@ -181,7 +201,9 @@ def build_tokenizers(
         src_lines: starts reading the source lines.
         tgt_lines: starts reading the target lines.
         shared: one model for both sides.
-        tgt_vocab_size: size of a separate target vocabulary, or None for `settings.vocab_size`.
+        tgt_vocab_size: size of a separate target vocabulary, or None for `settings.vocab_size`. It has
+            none of the reserved pieces, which stand in sources only.
+        tgt_type: kind of pieces of a separate target vocabulary, or None for `settings.type`.
 
     Raises:
         errors.ConfigError: the vocabulary does not fit the data.
@@ -200,7 +222,8 @@ def build_tokenizers(
         tgt_size, tgt_key = settings.vocab_size, f"{key} (target)"
         if tgt_vocab_size is not None:
             tgt_size, tgt_key = tgt_vocab_size, "tokenizer.tgt_vocab_size"
-        tgt_settings = dataclasses.replace(settings, vocab_size=tgt_size)
+        tgt_settings = dataclasses.replace(settings, vocab_size=tgt_size, reserved=())
+        tgt_settings = dataclasses.replace(tgt_settings, type=tgt_type or settings.type)
         models = {
             "src": training.train(src_lines(), settings, key=f"{key} (source)"),
             "tgt": training.train(tgt_lines(), tgt_settings, key=tgt_key),

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from nmt import errors
-from nmt.config import schema
-from nmt.data import batches, cache, corpus, filler, filters, plan, readers, sampling
+from nmt.config import corpora, schema
+from nmt.data import batches, cache, corpus, filler, filters, mixing, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed
+from nmt.text import noise, sentencepiece_training, tokenizer
 from nmt.text import sampling as subwords
-from nmt.text import sentencepiece_training, tokenizer
 from nmt.training import selection
 
 logger = logging.getLogger(__name__)
@@ -90,11 +90,13 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
             split_digits=settings.split_digits,
             max_sentences=settings.max_sentences,
             seed=config.seed,
+            reserved=config.data.reserved_pieces,
         ),
         lambda: lines("src"),
         lambda: lines("tgt"),
         shared=settings.is_shared,
         tgt_vocab_size=settings.tgt_vocab_size,
+        tgt_type=settings.tgt_type,
     )
 
 
@@ -150,12 +152,11 @@ def prepare(
     # What is sharded goes to the device a part at a time: the whole may not fit there.
     device = arithmetic.device if is_whole else torch.device("cpu")
     model.to(device, arithmetic.weights_dtype).train()
-    weights = [entry.weight for entry in config.data.train if entry.weight is not None]
     planner = plan.Planner(
         data,
         batch_tokens=config.training.batch_tokens,
         seed=config.seed,
-        weights=weights or None,
+        weights=_mix(config.data),
     )
     limit = config.training.max_device_tokens
     collator = batches.Collator(
@@ -195,6 +196,8 @@ def _open_corpus(
             tsv=entry.tsv,
             jsonl=entry.jsonl,
             alignments=entry.alignments,
+            mono=entry.mono,
+            tags=config.data.tags_of(entry),
         )
         for entry in config.data.train
     )
@@ -225,13 +228,14 @@ def _sampler(
     tgt_tokenizer: tokenizer.Tokenizer,
     kept: filters.PairFilter,
 ) -> sampling.Sampler | None:
-    """Returns what draws pieces for training batches, or None.
+    """Returns what draws pieces and damage for training batches, or None.
 
     Raises:
-        errors.ConfigError: a ready tokenizer knows one way only.
+        errors.ConfigError: a ready tokenizer knows one way only, or lacks a tag or the mask.
     """
-    settings = config.tokenizer
-    if settings.sampling == "none":
+    settings, data = config.tokenizer, config.data
+    src_tokenizer.ids_of(data.reserved_pieces)
+    if settings.sampling == "none" and not any(entry.mono for entry in data.train):
         return None
     found = {
         side: subwords.SubwordSampler(
@@ -240,7 +244,34 @@ def _sampler(
         for side, pieces in (("src", src_tokenizer), ("tgt", tgt_tokenizer))
         if settings.sampling in {side, "both"}
     }
-    return sampling.Sampler(found.get("src"), found.get("tgt"), kept, config.seed)
+    return sampling.Sampler(
+        found.get("src"),
+        found.get("tgt"),
+        kept,
+        config.seed,
+        sources=[
+            sampling.Source(len(data.tags_of(entry)), entry.mono is not None)
+            for entry in data.train
+        ],
+        noise=make_noise(config, src_tokenizer),
+    )
+
+
+def make_noise(config: schema.Config, src_tokenizer: tokenizer.Tokenizer) -> noise.Noise | None:
+    """Returns what damages monolingual text; None where there is none."""
+    if not config.data.has_mono:
+        return None
+    (mask,) = src_tokenizer.ids_of([corpora.MASK])
+    return noise.Noise(src_tokenizer.vocab, mask, config.data.noise)
+
+
+def _mix(data: schema.DataConfig) -> mixing.Mix | None:
+    """Returns what says how much of an epoch each corpus has; None for all pairs once."""
+    if data.sampling_temperature is not None:
+        pairs = [data.pair_of(entry) for entry in data.train]
+        groups = tuple(pairs.index(pair) for pair in pairs)
+        return mixing.Tempered(data.sampling_temperature, groups)
+    return [entry.weight for entry in data.train if entry.weight is not None] or None
 
 
 def longest_pair(config: schema.Config, model: seq2seq.Seq2Seq) -> tuple[int, int]:

@@ -90,9 +90,16 @@ def sampled_config(
     for number, (entry, pairs) in enumerate(zip(config.data.train, samples, strict=True)):
         if pairs:
             path = folder / f"sample-{number}.jsonl"
-            lines = (json.dumps({"src": pair.src, "tgt": pair.tgt}) + "\n" for pair in pairs)
+            if entry.mono is not None:
+                path = folder / f"sample-{number}.txt"
+                lines = (f"{pair.src}\n" for pair in pairs)
+                files = {"mono": str(path), "jsonl": None}
+            else:
+                lines = (json.dumps({"src": pair.src, "tgt": pair.tgt}) + "\n" for pair in pairs)
+                files = {"jsonl": str(path)}
             path.write_text("".join(lines), encoding="utf-8")
-            entries.append(schema.TrainCorpus(jsonl=str(path), weight=entry.weight))
+            none = dict.fromkeys(("src", "tgt", "tsv", "alignments"))
+            entries.append(entry.model_copy(update={**none, **files}))
     data = config.data.model_copy(update={"train": tuple(entries)})
     return config.model_copy(update={"data": data, "run_dir": str(folder)})
 

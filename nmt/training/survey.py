@@ -55,9 +55,13 @@ class Survey:
         self._arithmetic = arithmetic
         self._with_probe = with_probe
         train = {f"data.train.{n}": entry for n, entry in enumerate(config.data.train)}
-        held_out = {"data.valid": config.data.valid}
-        if config.data.test is not None:
-            held_out["data.test"] = config.data.test
+        held_out: dict[str, schema.Corpus] = {}
+        for name, several in (
+            ("data.valid", config.data.valid_corpora),
+            ("data.test", config.data.test_corpora),
+        ):
+            names = [name] if len(several) == 1 else [f"{name}.{n}" for n in range(len(several))]
+            held_out |= dict(zip(names, several, strict=True))
         self._train: dict[str, schema.Corpus] = dict(train)
         self._held_out: dict[str, schema.Corpus] = held_out
         self._num_lines: dict[str, int] = {}  # of the corpora that can be read

@@ -167,7 +167,9 @@ class NmtRanks:
 
 def _ranked_side(job: dict[str, Any]) -> NmtSide:
     start = distributed.started()
-    return NmtSide(job | {"group": distributed.Ranks(start.rank, start.size)})
+    return NmtSide(
+        job | {"group": distributed.Ranks(start.rank, start.size, remedy="run it again")}
+    )
 
 
 def build(job: dict[str, Any]) -> NmtSide | NmtRanks:

@@ -63,6 +63,8 @@ def demo() -> None:
         "docs/decoding.md",
         "docs/fast-decoders.md",
         "docs/evaluation.md",
+        "docs/multilingual.md",
+        "docs/tasks.md",
     ],
 )
 def test_every_command_is_one_that_exists(name: str):
@@ -144,6 +146,42 @@ def test_the_models_for_fast_decoding_are_valid(text: str):
     start, end = CONFIG.index("model:"), CONFIG.index("training:")
     decoder = loading.parse(CONFIG[:start] + text + CONFIG[end:], "fast-decoders.md").model.decoder
     assert decoder.autoregressive_layer == "ssru"
+
+
+MULTILINGUAL = (ROOT / "docs/multilingual.md").read_text(encoding="utf-8")
+BACK = next(block for block in blocks(MULTILINGUAL, "sh") if "back.en" in block).splitlines()
+
+
+def test_the_data_section_of_several_directions_is_valid():
+    (text,) = blocks(MULTILINGUAL, "yaml")
+    data = loading.parse(f"run_dir: r\n{text}", "multilingual.md").data
+    assert data.languages == ("de", "en")
+    assert data.pair_of(data.train[2]) == ("fr", "en")
+
+
+def test_back_translation_takes_three_commands():
+    """As they stand there, with models that are trained for two updates."""
+    Path("configs").symlink_to(ROOT / "configs")
+    for folder in ("multi30k", "multi30k-2000"):
+        Path("data", folder).mkdir(parents=True)
+    for language in ("en", "de"):
+        text = Path(f"corpus.{language}").read_text(encoding="utf-8")
+        for name in ("train", "val", "test_2016_flickr"):
+            path = f"data/multi30k/{name}.{language}.gz"
+            with gzip.open(path, "wt", encoding="utf-8") as file:
+                file.write(text)
+        Path(f"data/multi30k-2000/train.{language}").write_text(text, encoding="utf-8")
+    tiny = ["tokenizer.vocab_size=330", "training.max_updates=2", "training.warmup_updates=1"]
+    tiny += ["training.batch_tokens=400", "decoding.max_length=10"]
+    tiny += [f"model.{side}.hidden_size=8" for side in ("encoder", "decoder")]
+    overrides = ["--quiet", *(f"--set={setting}" for setting in tiny)]
+    back, translate, forth = (shlex.split(line)[1:] for line in BACK)
+    assert cli.main([*back, *overrides]) == 0
+    assert cli.main(translate) == 0
+    assert len(Path("data/multi30k-2000/back.en").read_text().splitlines()) == 40
+    assert cli.main([*forth, *overrides]) == 0
+    pieces = Path("runs/multi30k-2000-bt/tokenizer/spm.vocab").read_text(encoding="utf-8")
+    assert "<BT>" in pieces.split("\n")
 
 
 def test_a_student_learns_what_its_teacher_made_of_the_training_set():

@@ -102,9 +102,9 @@ def test_public_signatures_stay():
             *("hypotheses", "references", "metrics", "lowercase", "tokenize", "confidence"),
         ],
         "load": ["folder", "device", "precision"],
-        "Model.translate": ["self", "lines", "decoding"],
-        "Model.translate_nbest": ["self", "lines", "num_best", "decoding"],
-        "Model.score": ["self", "src_lines", "tgt_lines"],
+        "Model.translate": ["self", "lines", "tgt_lang", "decoding"],
+        "Model.translate_nbest": ["self", "lines", "num_best", "tgt_lang", "decoding"],
+        "Model.score": ["self", "src_lines", "tgt_lines", "tgt_lang"],
     }
 
 

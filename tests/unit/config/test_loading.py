@@ -171,8 +171,8 @@ def test_mistake_inside_an_overriding_mapping_names_its_key():
 
 def test_mistake_of_a_section_that_only_overrides_made_is_placed_there():
     assert message(MINIMAL, "data.test.src=x") == (
-        "--set data.test.src=x: data.test: wants src and tgt together, or tsv, or jsonl "
-        "(given: src)."
+        "--set data.test.src=x: data.test: wants src and tgt together, or tsv, or jsonl, "
+        "or mono (given: src)."
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmt import errors
-from nmt.data import batches, cache, corpus, filler, linking, plan
+from nmt.data import batches, cache, corpus, filler, filters, linking, plan, sampling
 from nmt.text import tokenizer, vocab
 
 IDS = vocab.Vocab(("",) * 5000, unk_id=0, bos_id=1, eos_id=2, pad_id=3)
@@ -100,6 +100,34 @@ def test_filling_goes_on_with_the_alignment_of_the_next_pair(make_aligned, monke
 def test_what_is_wrong_is_named_with_its_line(make_aligned, lines, message):
     with pytest.raises(errors.DataError, match=message):
         filler.fill(make_aligned(lines))
+
+
+def test_links_move_behind_tags_and_come_whole_where_sources_are_damaged(make_aligned):
+    work = make_aligned(LINES)
+    plain = corpus.open_cache(work, "")
+    tags = ("\u2581the", "\u2581fox")
+    entry = dataclasses.replace(work.entries[0], tags=tags)
+    tagged = dataclasses.replace(work, entries=(entry,), folder=work.folder.with_name("tagged"))
+    data = corpus.open_cache(tagged, "")
+    for index in range(3):
+        moved = {(src + 2, tgt) for src, tgt in read_links(plain, index)}
+        assert read_links(data, index) == moved
+    # A sampler hands over sentences in the order of the batch; links are found by their pairs.
+    wide = filters.PairFilter(100, 100, 9.0)
+    sampler = sampling.Sampler(None, None, wide, seed=1, sources=[sampling.Source(2)])
+    order, here = torch.tensor([2, 0]), plan.Position()
+    pieces = [
+        batches.Collator(data, IDS, IDS, None, own).collate(order, here).pieces[0]
+        for own in (None, sampler)
+    ]
+    assert torch.equal(pieces[0].src_BS, pieces[1].src_BS)
+    assert pieces[0].links_2L is not None and pieces[1].links_2L is not None
+    assert torch.equal(pieces[0].links_2L, pieces[1].links_2L)
+    keys = {
+        cache.key_of(one.entries, one.tokenizer_dir, one.pair_filter, one.layout)
+        for one in (work, tagged)
+    }
+    assert len(keys) == 2, "tags count"
 
 
 def test_a_cache_without_links_has_the_key_that_it_always_had(make_aligned, make_work):

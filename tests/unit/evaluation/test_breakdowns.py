@@ -71,7 +71,7 @@ def test_parts_have_the_scores_of_their_lines_alone():
 
 
 def test_the_table_of_one_system_is_lines_and_breakdowns():
-    text = score_tables.to_text(_judged(ONE, ["length"]), 3)
+    text = score_tables.to_text(_judged(ONE, ["length"]))
     first, second, blank, title, header, *rows = text.splitlines()
     assert first.startswith("BLEU|nrefs:1|") and second.startswith("exact match: 33.3 % (")
     assert (blank, title) == ("", "by length: words of the reference")
@@ -82,7 +82,7 @@ def test_the_table_of_one_system_is_lines_and_breakdowns():
 
 def test_the_table_of_two_systems_has_tests_and_marks():
     judged = _judged(TWO, [], ["exact_match"], num_resamples=50, num_trials=50)
-    title, header, first, second, blank, note = score_tables.to_text(judged, 3).splitlines()
+    title, header, first, second, blank, note = score_tables.to_text(judged).splitlines()
     assert title.startswith("exact match|nrefs:1|bs:50|ar:50|seed:12345|case:mixed")
     assert first.split()[:2] == ["first", "33.33"]
     assert second.split()[:2] == ["second", "100.00"] and "+66.67" in second
@@ -91,7 +91,7 @@ def test_the_table_of_two_systems_has_tests_and_marks():
 
 
 def test_tsv_has_every_score_under_its_column():
-    text = score_tables.to_tsv(_judged(TWO, ["length"], num_resamples=50, num_trials=50), 3)
+    text = score_tables.to_tsv(_judged(TWO, ["length"], num_resamples=50, num_trials=50))
     header, *rows = [line.split("\t") for line in text.splitlines()]
     assert tuple(header) == score_tables.COLUMNS
     assert all(len(row) == len(header) for row in rows)

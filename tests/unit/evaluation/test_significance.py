@@ -154,7 +154,7 @@ def test_equal_systems_are_not_marked_as_different():
     systems = {"first": SYSTEMS["first"], "other": SYSTEMS["first"]}
     judged = _judged(["bleu"], systems, num_resamples=50, num_trials=50)
     assert judged[1].comparison.p_bootstrap < 0.05  # sacreBLEU's
-    assert "*" not in score_tables.to_text(judged, 60).splitlines()[3]
+    assert "*" not in score_tables.to_text(judged).splitlines()[3]
 
 
 def test_a_seed_that_is_no_number_is_one_line(monkeypatch):
