@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from nmt.config import loading
 from nmt.data import findings
 from nmt.runtime import device as devices
-from nmt.training import survey
+from nmt.training import survey, watching
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
         config.training.precision, devices.resolve(config.device)
     )
     devices.set_up(arithmetic.device, config.threads)
+    watching.check(config.training.loggers)
     found: list[findings.Finding] = []
     figures = {}
     with _silence():

@@ -1,7 +1,6 @@
 """The flags of `nmt evaluate`."""
 
 import argparse
-from collections.abc import Callable
 
 from nmt.cli import reranking_flags, values
 
@@ -81,7 +80,7 @@ def _add_judgement(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--by",
-        type=_listed_of(BREAKDOWNS),
+        type=values.several_of(BREAKDOWNS),
         metavar=",".join(BREAKDOWNS),
         help="also the scores of lines of each length, rarity of words, ...",
     )
@@ -100,13 +99,3 @@ def _add_judgement(verb: argparse.ArgumentParser) -> None:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
-
-
-def _listed_of(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Returns a type of flag that takes some of these words, apart by commas, each once."""
-    choose = values.one_of(choices)
-
-    def listed(text: str) -> list[str]:
-        return list(dict.fromkeys(choose(part) for part in _listed(text)))
-
-    return listed

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Flags that say something about ready translations; the others are of models, search and machine.
+_READY_FLAGS = frozenset(
+    {
+        *("verb", "quiet", "verbose", "hyp", "ref", "output", "segments", "json", "tsv"),
+        *("metric", "bleu", "chrf", "ter", "exact_match", "lowercase", "tokenize"),
+        *("comet_model", "download", "confidence", "resamples", "trials", "by", "frequency_text"),
+    }
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Given:
@@ -42,14 +51,11 @@ def ready(args: argparse.Namespace, *, wants_sources: bool) -> list[Given]:
         errors.DataError: line counts differ, or a file is empty.
         errors.UsageError: a flag would be ignored, or --ref is missing.
     """
-    for flag, is_ignored in (
-        ("model", bool(args.model)),
-        ("src", args.src is not None and not wants_sources),
-        ("tgt-lang", args.tgt_lang is not None),
-    ):
-        if is_ignored:
+    known = _READY_FLAGS | ({"src"} if wants_sources else set())
+    for name, value in vars(args).items():
+        if name not in known and value is not None and value is not False:
             raise errors.UsageError(
-                f"--{flag}: would be ignored, since --hyp is translated already."
+                f"--{name.replace('_', '-')}: would be ignored, since --hyp is translated already."
             )
     if not args.ref:
         raise errors.UsageError("--hyp: wants --ref, the file of references, at least once.")

@@ -32,6 +32,7 @@ from nmt.training import (
     reporting,
     tensors,
     update,
+    watching,
 )
 
 logger = logging.getLogger(__name__)
@@ -81,11 +82,20 @@ class Job:
         self._metrics = run_files.metrics
         self._stop_requested = stop_requested
         self._fingerprint = ""
+        self._watchers = watching.Watchers((), self._run_dir, {}, 0)
 
     def train(self, stored: resume.ResumeState | None, *, quiet: bool) -> bool:
         """Goes on from a stored state, or from nothing; returns whether the run is finished."""
         group, tokenizer_dir = self._group, self._run_dir / "tokenizer"
         group.on_main(lambda: self._make_ready(stored, tokenizer_dir))
+        group.on_main(lambda: self._watch(stored))
+        with self._watchers:
+            return self._train(stored, tokenizer_dir, quiet=quiet)
+
+    def _train(
+        self, stored: resume.ResumeState | None, tokenizer_dir: Path, *, quiet: bool
+    ) -> bool:
+        group = self._group
         parts = group.together(
             lambda: preparation.prepare(
                 self._config,
@@ -129,6 +139,13 @@ class Job:
             metrics.cut_back(stored.values["metrics_bytes"])
             folder.verify_tokenizer(self._run_dir)
         folder.record_last_run(self._run_dir)
+
+    def _watch(self, stored: resume.ResumeState | None) -> None:
+        """Opens the tools that show the run while it goes on."""
+        settings = self._config.model_dump(mode="json")
+        update = stored.update if stored is not None else 0
+        names = self._config.training.loggers
+        self._watchers = watching.Watchers(names, self._run_dir, settings, update)
 
     def _check_equal(self, parts: preparation.Parts, stored: resume.ResumeState | None) -> None:
         """Finds out whether all ranks begin with the same, to the bit, before anything is sharded."""
@@ -264,6 +281,7 @@ class Job:
     def _write_metrics(self, line: dict[str, Any]) -> None:
         assert self._metrics is not None, "rank 0 writes the metrics"
         self._metrics.write(json.dumps(line) + "\n")
+        self._watchers.show(line)
 
     def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
         """Returns the newest state before the updates that were skipped."""

@@ -19,7 +19,10 @@ from nmt.cli import parser
 
 # Verbs that compute with torch, whose allocator has to be set up before it is imported.
 TORCH_VERBS = frozenset(
-    {"train", "check", "translate", "evaluate", "score", "average", "export", "optimize", "report"}
+    {
+        *("train", "check", "translate", "evaluate", "score", "average", "export", "optimize"),
+        *("report", "plot"),
+    }
 )
 
 

@@ -99,6 +99,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
         "inspect": ("show what is in a model folder", _add_inspect),
         "runs": ("list the runs in a folder", report_flags.add_runs),
         "report": ("write what runs have done into one file", report_flags.add_report),
+        "plot": ("draw the curves and the attention of runs", report_flags.add_plot),
         "average": ("average the weights of a run's checkpoints", _add_average),
         "export": (
             "write a model for another engine",

@@ -17,9 +17,8 @@ from nmt.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# Sentences of each kind, and those whose attention is shown.
+# Of each kind.
 NUM_SENTENCES = 10
-NUM_MAPS = 3
 
 # Charts: the kind of event, the number in it, the title, and whether its axis is logarithmic.
 CHARTS = (
@@ -56,21 +55,20 @@ def run(args: argparse.Namespace) -> int:
     """Writes a report on runs.
 
     Args:
-        args: `runs`, `output`, `format`, `no_translate`, `sentences`, `device`, `threads`.
+        args: `runs`, `output`, `format`, `no_translate`, `sentences`, `lines`, `device`, `threads`.
 
     Returns:
         0.
     """
     style = args.format or ("md" if str(args.output or "").endswith(".md") else "html")
     output = Path(args.output or f"report.{style}")
-    found = [_read(Path(folder)) for folder in args.runs]
-    names = [one.name for one in found]
-    if len(set(names)) < len(names):
-        found = [dataclasses.replace(one, name=str(one.folder)) for one in found]
+    if args.no_translate and args.lines:
+        raise errors.UsageError("--lines: would be ignored with --no-translate. Leave one out.")
+    found = read(args.runs)
     sections = [
         documents.Section("Runs", [_overviews(found)]),
         documents.Section("Configuration", _configurations(found)),
-        documents.Section("Learning curves", _curves(found)),
+        documents.Section("Learning curves", curves(found)),
     ]
     if not args.no_translate:
         # Imported here: who wants curves alone need not wait for torch.
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         sections += report_models.sections(
             [(one.name, one.folder) for one in found],
             num_sentences=args.sentences or NUM_SENTENCES,
-            num_maps=NUM_MAPS,
+            map_lines=args.lines or (),
             device=args.device or "auto",
             threads=args.threads,
         )
@@ -90,6 +88,20 @@ def run(args: argparse.Namespace) -> int:
     files.atomic_write_text(output, render(document))
     logger.info("report: %s", output)
     return 0
+
+
+def read(folders: Sequence[str]) -> list[Run]:
+    """Returns what runs have left behind, under names that differ.
+
+    Raises:
+        errors.DataError: a file is torn, or there is no event.
+        errors.FileError: there is no such folder or no metrics.jsonl in it.
+    """
+    found = [_read(Path(folder)) for folder in folders]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        found = [dataclasses.replace(one, name=str(one.folder)) for one in found]
+    return found
 
 
 def _read(folder: Path) -> Run:
@@ -156,12 +168,13 @@ def _flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, json.dumps(value, ensure_ascii=False)
 
 
-def _curves(found: Sequence[Run]) -> list[documents.Block]:
+def curves(found: Sequence[Run]) -> list[documents.Block]:
+    """Returns a chart for each number that a run has told of, and a table of rare events."""
     charts: list[documents.Block] = []
     for kind, name, title, is_logarithmic in CHARTS:
-        curves = {one.name: one.events.series(kind, name) for one in found}
-        if any(curves.values()):
-            charts.append(documents.Chart(title, "updates", curves, is_logarithmic))
+        told = {one.name: one.events.series(kind, name) for one in found}
+        if any(told.values()):
+            charts.append(documents.Chart(title, "updates", told, is_logarithmic))
     others = [
         [one.name, str(event["event"]), f"{event['update']:,}", json.dumps(_rest(event))]
         for one in found

@@ -1,10 +1,11 @@
-"""The flags of `nmt runs` and `nmt report`."""
+"""The flags of `nmt runs`, `nmt report` and `nmt plot`."""
 
 import argparse
 
 from nmt.cli import values
 
 REPORT_FORMATS = ("html", "md")
+PICTURE_FORMATS = ("svg", "png")
 
 
 def add_runs(verb: argparse.ArgumentParser) -> None:
@@ -32,6 +33,33 @@ def add_report(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--sentences", type=values.positive, metavar="N", help="of each kind. Default: 10"
+    )
+    _add_model(verb)
+
+
+def add_plot(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags of `nmt plot`."""
+    verb.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders of runs, also unfinished ones"
+    )
+    verb.add_argument("--output", metavar="DIR", help="folder for the pictures. Default: plots")
+    verb.add_argument(
+        "--format",
+        type=values.several_of(PICTURE_FORMATS),
+        metavar=",".join(PICTURE_FORMATS),
+        help="kinds of files. Default: both",
+    )
+    verb.add_argument("--no-translate", action="store_true", help="draw no attention")
+    _add_model(verb)
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--lines",
+        type=values.positives,
+        metavar="N[,N]",
+        help="lines of the validation set whose attention is drawn. Default: the first three that "
+        "are neither short nor long",
     )
     verb.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
     verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")

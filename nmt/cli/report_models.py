@@ -2,18 +2,24 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nmt import errors
 from nmt.data import readers, statistics
-from nmt.evaluation import comparing, documents, metrics
+from nmt.evaluation import breakdowns, comparing, documents, judging, metrics, significance
 from nmt.inference import attention_maps, held_out, loading, outcomes, translator
 
 logger = logging.getLogger(__name__)
 
 # Of a longer translation the attention of its beginning is shown.
 MAX_MAP_TOKENS = 40
+
+# Sentences whose attention is shown where nobody says which, and the first lines they are chosen from.
+NUM_MAPS = 3
+NUM_TRIED = 50
+
+METRICS = ("bleu", "chrf", "ter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,7 @@ def sections(
     found: Sequence[tuple[str, Path]],
     *,
     num_sentences: int,
-    num_maps: int,
+    map_lines: Sequence[int],
     device: str,
     threads: int | None,
 ) -> list[documents.Section]:
@@ -46,7 +52,8 @@ def sections(
         found: names and folders of runs. Those without a model, or without their validation set, have
             a line that says so instead.
         num_sentences: of each kind.
-        num_maps: sentences whose attention is shown, for each run.
+        map_lines: lines of the validation set whose attention is shown, counted from 1; none for the
+            first ones that are neither short nor long.
         device: where models compute.
         threads: of the processor; None for as many as torch takes.
     """
@@ -58,7 +65,13 @@ def sections(
         try:
             loaded = loading.load(folder, device=device)
             data += _statistics(name, folder, loaded)
-            known.append(_translated(name, loaded))
+            pairs = list(readers.read_pairs(loaded.config.data.valid_corpora[0]))
+        except errors.NMTError as error:
+            notes.append(documents.Text(f"{name}: {error}"))
+            continue
+        _check_lines(map_lines, len(pairs))
+        try:
+            known.append(_translated(name, loaded, pairs))
         except errors.NMTError as error:
             notes.append(documents.Text(f"{name}: {error}"))
     parts = [documents.Section("Data", data)] if data else []
@@ -73,7 +86,7 @@ def sections(
     ]
     return [
         *parts,
-        documents.Section("Scores", [*notes, *_scores(known)]),
+        documents.Section("Scores", [*notes, *_scores(known, systems)]),
         documents.Section(
             "Scores by length",
             [
@@ -87,15 +100,14 @@ def sections(
             "Sentences",
             comparing.sentences(first.sources, first.references, systems, num_sentences),
         ),
-        documents.Section("Attention", _attention(known, num_maps)),
+        documents.Section("Attention", _attention(known, map_lines, NUM_MAPS)),
     ]
 
 
-def _translated(name: str, loaded: loading.Loaded) -> Translated:
+def _translated(name: str, loaded: loading.Loaded, pairs: Sequence[tuple[str, str]]) -> Translated:
     # Of several language pairs the first one is shown.
     texts = held_out.first_texts(loaded.config.data, loaded.texts)
     loaded = dataclasses.replace(loaded, texts=texts)
-    pairs = list(readers.read_pairs(loaded.config.data.valid_corpora[0]))
     logger.info("%s: translating %d lines", name, len(pairs))
     machine = translator.Translator(
         loaded.model,
@@ -145,35 +157,78 @@ def _statistics(name: str, folder: Path, loaded: loading.Loaded) -> list[documen
     ]
 
 
-def _scores(known: Sequence[Translated]) -> list[documents.Block]:
-    rows = []
-    for one in known:
-        scores = [
-            metrics.score(metric, one.lines, [one.references], metrics.MetricSettings())
-            for metric in ("bleu", "chrf", "ter")
-        ]
-        words = sum(len(line.split()) for line in one.lines)
-        wanted = sum(len(line.split()) for line in one.references)
-        rows.append(
-            [
-                one.name,
-                f"{len(one.lines):,}",
-                *(f"{score.value:.2f}" for score in scores),
-                f"{words / max(wanted, 1):.3f}",
-            ]
+def _scores(
+    known: Sequence[Translated], systems: Mapping[str, Sequence[str]]
+) -> list[documents.Block]:
+    """Returns scores with intervals, and tests of those runs that have the validation set of the first."""
+    judges = [metrics.build(name, metrics.MetricSettings()) for name in METRICS]
+    request = judging.Request(judges, significance.NUM_RESAMPLES)
+    groups = [({name: list(lines) for name, lines in systems.items()}, known[0].references)]
+    groups += [({one.name: one.lines}, one.references) for one in known if one.name not in systems]
+    blocks: list[documents.Block] = [
+        documents.Text(
+            "The validation set, translated with the settings of each run; 95 % intervals by bootstrap "
+            "resampling."
         )
-    signature = metrics.score(
-        "bleu", known[0].lines, [known[0].references], metrics.MetricSettings()
-    ).signature
-    header = ["run", "lines", "BLEU", "chrF", "TER", "words to reference words"]
-    return [
-        documents.Text("The validation set, translated with the settings of each run."),
-        documents.Table(header, rows),
-        documents.Text(f"BLEU|{signature}"),
     ]
+    for own, references in groups:
+        wanted = sum(len(line.split()) for line in references)
+        rows = [
+            [
+                name,
+                f"{len(lines):,}",
+                f"{sum(len(line.split()) for line in lines) / max(wanted, 1):.3f}",
+            ]
+            for name, lines in own.items()
+        ]
+        blocks.append(documents.Table(["run", "lines", "words to reference words"], rows))
+        blocks += comparing.score_tables(
+            judging.judge(own, breakdowns.Texts([references]), request)
+        )
+    return blocks
 
 
-def _attention(known: Sequence[Translated], number: int) -> list[documents.Block]:
+def attention_of_lines(
+    name: str,
+    folder: Path,
+    lines: Sequence[int] | None,
+    *,
+    device: str,
+    threads: int | None,
+) -> list[documents.Block]:
+    """Returns the attention of some lines of a run's validation set, or what it lacks for that.
+
+    Args:
+        name: of the run.
+        folder: of the run.
+        lines: counted from 1; None for the first ones that are neither short nor long.
+        device: where the model computes.
+        threads: of the processor; None for as many as torch takes.
+
+    Raises:
+        errors.UsageError: there is no such line.
+    """
+    loading.set_up_threads(threads)
+    try:
+        loaded = loading.load(folder, device=device)
+        pairs = list(readers.read_pairs(loaded.config.data.valid_corpora[0]))
+    except errors.NMTError as error:
+        return [documents.Text(f"{name}: {error}")]
+    _check_lines(lines or (), len(pairs))
+    pairs = pairs[: max(lines, default=NUM_TRIED) if lines else NUM_TRIED]
+    return _attention([_translated(name, loaded, pairs)], lines or (), NUM_MAPS)
+
+
+def _check_lines(lines: Sequence[int], number: int) -> None:
+    """Raises `errors.UsageError` where a line (from 1) is none of so many."""
+    for line in lines:
+        if line > number:
+            raise errors.UsageError(f"--lines: the validation set has {number} (given: {line}).")
+
+
+def _attention(
+    known: Sequence[Translated], lines: Sequence[int], number: int
+) -> list[documents.Block]:
     blocks: list[documents.Block] = []
     for one in known:
         lengths = [len(found.tokens) for found in one.translations]
@@ -181,7 +236,7 @@ def _attention(known: Sequence[Translated], number: int) -> list[documents.Block
         shown = sorted(
             range(len(lengths)), key=lambda place: (not 3 <= lengths[place] <= 20, place)
         )
-        for place in shown[:number]:
+        for place in [line - 1 for line in lines] or shown[:number]:
             tokens = one.translations[place].tokens[:MAX_MAP_TOKENS]
             told = attention_maps.attention_of(one.loaded, one.sources[place], tokens)
             if told is None:

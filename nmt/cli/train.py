@@ -16,7 +16,7 @@ from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files, locks, memory
-from nmt.training import initial, progress
+from nmt.training import initial, progress, watching
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def _configured(
     arithmetic = devices.training_arithmetic(config.training.precision, device)
     devices.set_up(arithmetic.device, config.threads)
     memory.check_limit(config.training.memory_limit, arithmetic.device)
+    watching.check(config.training.loggers)
     if config.training.sharding == "full" and start.size > 1:
         from nmt.training import sharding  # much of torch, which takes a second
 

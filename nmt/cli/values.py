@@ -21,6 +21,16 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
     return choose
 
 
+def several_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Returns a type of flag that takes some of these words, apart by commas, each once."""
+    choose = one_of(choices)
+
+    def listed(text: str) -> list[str]:
+        return list(dict.fromkeys(choose(part.strip()) for part in text.split(",")))
+
+    return listed
+
+
 def integer(text: str) -> int:
     """Returns a whole number."""
     try:

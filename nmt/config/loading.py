@@ -28,6 +28,7 @@ FREE_KEYS = frozenset(
         "training.logging_interval",
         "training.checkpoint_interval",
         "training.keep_checkpoints",
+        "training.loggers",
         "training.memory_limit",
         "training.sharding",
     }

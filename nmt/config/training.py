@@ -146,6 +146,9 @@ class TrainingConfig(knobs.Section):
         500, "save a state to resume from so often", unit="updates", ge=1
     )
     keep_checkpoints: int = knobs.knob(2, "newest resume states kept", unit="checkpoints", ge=1)
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = knobs.knob(
+        (), "tools that show the run while it goes on, each an extra of that name"
+    )
     average_checkpoints: int = knobs.knob(
         1,
         "weights of so many last validations are averaged at the end, and kept if they win",

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-from nmt.evaluation import breakdowns, documents, metrics
+from nmt.evaluation import breakdowns, documents, judging, metrics
 
 
 def marked(line: str, other: str) -> documents.Marked:
@@ -29,6 +29,39 @@ def sentence_scores(hypotheses: Sequence[str], references: Sequence[str]) -> lis
         metrics.score("chrf", [hypothesis], [[reference]], settings).value
         for hypothesis, reference in zip(hypotheses, references, strict=True)
     ]
+
+
+def score_tables(judgements: Sequence[judging.Judgement]) -> list[documents.Block]:
+    """Returns a table for each metric, with intervals and with the tests against the first system.
+
+    Args:
+        judgements: of one corpus, with intervals.
+    """
+    groups: dict[str, list[judging.Judgement]] = {}
+    for one in judgements:
+        groups.setdefault(one.score.name, []).append(one)
+    blocks: list[documents.Block] = []
+    for name, group in groups.items():
+        is_compared = len(group) > 1
+        header = ["run", name, "95 % interval"]
+        header += ["difference", "p (bootstrap)", "p (randomisation)"] if is_compared else []
+        rows = []
+        for one in group:
+            score, tested = one.score, one.comparison
+            assert score.mean is not None and score.interval is not None, "there are intervals"
+            low, high = score.mean - score.interval, score.mean + score.interval
+            row = [one.system, f"{score.value:.2f}", f"{low:.2f} to {high:.2f}"]
+            if is_compared:
+                figures = (tested.difference, tested.p_bootstrap, tested.p_randomisation)
+                forms = ("+.2f", ".4f", ".4f")
+                row += [
+                    "" if figure is None else format(figure, form)
+                    for figure, form in zip(figures, forms, strict=True)
+                ]
+            rows.append(row)
+        blocks.append(documents.Table(header, rows))
+        blocks.append(documents.Text(f"{name}|{group[0].score.signature}"))
+    return blocks
 
 
 def by_length(

@@ -18,9 +18,6 @@ th { background: #f3f3f3; }
 .wide { overflow-x: auto; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
 svg { max-width: 100%; height: auto; font: 12px system-ui, sans-serif; }
-svg .title { font-size: 14px; font-weight: 600; } svg .right { text-anchor: end; }
-svg .middle { text-anchor: middle; } svg .grid { stroke: #e2e2e2; }
-svg .curve { fill: none; stroke-width: 1.8; } svg .cell { stroke: #eee; }
 mark { background: #ffe8a3; padding: 0 0.1em; }
 .sentence { margin: 0.8rem 0; padding: 0.5rem 0.8rem; border-left: 3px solid #0072B2; background: #fafafa; }
 .sentence dt { color: #555; font-size: 0.85em; } .sentence dd { margin: 0 0 0.3rem 0; }
@@ -50,7 +47,7 @@ def to_html(document: documents.Document) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head>\n'
+        f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}{svg.STYLE}</style></head>\n'
         f"<body><h1>{title}</h1><nav>{links}</nav>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 

@@ -13,6 +13,13 @@ from nmt.evaluation import documents
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "7 3", "2 2", "9 3 2 3", "5 2 1 2 1 2", "12 4", "1 3")
 
+# Of what is drawn here, for whoever puts it into a page or a file.
+STYLE = (
+    ".title { font-size: 14px; font-weight: 600; } .right { text-anchor: end; } "
+    ".middle { text-anchor: middle; } .grid { stroke: #e2e2e2; } "
+    ".curve { fill: none; stroke-width: 1.8; } .cell { stroke: #eee; }"
+)
+
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 42
 LEGEND_ROW = 18
@@ -129,10 +136,17 @@ def thinned(points: documents.Series) -> documents.Series:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Returns round numbers that hold these two between them: powers of ten, or 1, 2, 5 of each."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if last - first <= 1:
         return [tick for tick in ticks(low, high) if tick > 0]
-    return [10.0**power for power in range(first, last + 1)]
+    powers = [10.0**power for power in range(first, last + 1)]
+    if last - first > 3:
+        return powers
+    finer = [round(factor * power, 12) for power in powers for factor in (1, 2, 5)]
+    begin = max(place for place, tick in enumerate(finer) if tick <= low)
+    end = min(place for place, tick in enumerate(finer) if tick >= high)
+    return finer[begin : end + 1]
 
 
 def _number(value: float) -> str:

@@ -54,6 +54,18 @@ def test_several_files_are_compared_with_the_first(nmt):
     assert json.loads(nmt(*turned, "--json").text)[1]["difference"] == -second["difference"]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--beam-size", "3"], ["--model", "run"], ["--tgt-lang", "de"], ["--mbr", "chrf"],
+        ["--precision", "fp32"], ["--threads", "1"], ["--src", "src"],
+    ],
+)  # fmt: skip
+def test_flags_of_a_translation_are_refused_where_there_is_one(flags, nmt):
+    done = nmt("evaluate", "--hyp", "a", "--ref", "ref", *flags)
+    done.assert_refused(2, f"{flags[0]}: would be ignored, since --hyp is translated already")
+
+
 def test_breakdowns_and_segments_of_ready_files(nmt):
     argv = ["--by", "length,copy,repetition,frequency", "--src", "src", "--segments", "seg.tsv"]
     done = nmt("evaluate", "--hyp", "b", "--ref", "ref", "--metric", "exact-match", "--json", *argv)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nmt.runtime import locks
+from nmt.training import watching
 
 EACH = {"logging_interval": 1, "validation_interval": 2, "checkpoint_interval": 2, "max_updates": 4}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -41,6 +42,74 @@ def test_a_report_has_every_section(two_runs, nmt):
     text = Path("r.md").read_text()
     assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
     assert "## Data\n\none: pairs total" in text or "one: pairs " in text
+
+
+def test_scores_have_intervals_and_tests_against_the_first(two_runs, nmt):
+    assert nmt("report", *two_runs, "--output=r.md", "--sentences=1").code == 0
+    text = Path("r.md").read_text()
+    assert "| run | BLEU | 95 % interval | difference | p (bootstrap) | p (randomisation) |" in text
+    row = re.search(
+        r"^\| two \| (.*) to (.*) \| ([+-].*) \| (0|1)\.\d+ \| (0|1)\.\d+ \|$", text, re.M
+    )
+    assert row is not None
+    assert "chrF2|nrefs:1|bs:1000|ar:10000|seed:" in text
+    assert nmt("report", "runs/one", "--output=one.md").code == 0
+    assert "| run | TER | 95 % interval |\n" in Path("one.md").read_text()
+
+
+def test_chosen_lines_have_their_attention_shown(two_runs, nmt):
+    assert nmt("report", "runs/one", "--output=r.md", "--lines=2,5", "--sentences=1").code == 0
+    assert re.findall(r"one, line (\d+)", Path("r.md").read_text()) == ["2", "5"]
+    nmt("report", "runs/one", "--lines=0").assert_refused(2, "--lines")
+    nmt("report", "runs/one", "--lines=9999").assert_refused(2, "--lines: the validation set has")
+    nmt("report", "runs/one", "--lines=1", "--no-translate").assert_refused(2, "--lines")
+    nmt("plot", "runs/one", "--lines=1", "--no-translate").assert_refused(2, "--lines")
+
+
+def test_pictures_are_files_of_their_own(two_runs, nmt):
+    done = nmt("plot", *two_runs, "--lines=2", "--format=svg", "--output=out")
+    assert (done.code, done.out) == (0, b""), done.err
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"validation-bleu.svg", "learning-rate.svg", "one-line-2.svg", "two-line-2.svg"} <= names
+    assert Path("out/gradient-norm.svg").read_text().count("<polyline") == 2
+    assert nmt("plot", "runs/one", "--no-translate", "--format=svg").code == 0
+    assert not list(Path("plots").glob("*line*")) and list(Path("plots").iterdir())
+    nmt("plot", "runs/one", "--format=gif").assert_refused(2, "--format")
+    nmt("plot", "nowhere").assert_refused(1, "nowhere: is no folder")
+    pytest.importorskip("resvg_py")
+    assert nmt("plot", "runs/one", "--no-translate", "--format=png", "--output=out").code == 0
+    assert Path("out/validation-bleu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loggers_get_the_events_of_the_run_and_may_change_under_it(configure, nmt, monkeypatch):
+    seen = []
+
+    class Recorder(watching.TensorBoard):
+        package = "json"
+
+        def __init__(self, run_dir, config, update):
+            seen.append((run_dir.name, config["seed"], update))
+
+        def show(self, event):
+            seen.append(dict(event))
+
+        def close(self, *, failed):
+            seen.append(failed)
+
+    monkeypatch.setattr(watching, "WATCHERS", {"tensorboard": Recorder})
+    configure("rnn", training=EACH, run_dir="run")
+    assert nmt("train", "c.yaml", "--set=training.max_updates=2").code == 0
+    assert not seen
+    flags = ["--set=training.max_updates=4", "--set=training.loggers=[tensorboard]"]
+    assert nmt("train", "c.yaml", *flags).code == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert seen == [("run", 1, 2), *(line for line in lines if line["update"] > 2), False]
+    nmt("train", "c.yaml", "--set=training.loggers=[tensorbord]").assert_refused(2, "tensorboard")
+    monkeypatch.setattr(Recorder, "package", "no_such_package")
+    for verb in ("train", "check"):
+        nmt(verb, "c.yaml", *flags).assert_refused(
+            2, "training.loggers: tensorboard is not installed"
+        )
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")

@@ -85,7 +85,7 @@ def test_version_is_printed(capsys):
         (["inspect", "-z"], "nmt inspect: -z: unknown option. "),
         (["trian"], "nmt: trian: unknown verb. Did you mean 'train'? "
                     "Known: init, check, train, translate, evaluate, score, mbr, inspect, "
-                    "runs, report, average, export, optimize."),
+                    "runs, report, plot, average, export, optimize."),
         (["--quit", "train"], "nmt: --quit: unknown option before the verb. Allowed there: --help, "
                               "--version. Write the verb first: nmt VERB --quit"),
         (["train"], "nmt train: CONFIG: missing. Add it."),

@@ -1,0 +1,59 @@
+"""Charts and heat maps as files of their own: SVG, and PNG made of it."""
+
+import re
+from collections.abc import Callable
+
+from nmt import errors
+from nmt.evaluation import documents, metric, svg
+
+FORMATS = ("svg", "png")
+
+# Pixels for each unit of the drawing: sharp in print at half of a page's width.
+ZOOM = 3
+
+# By name, since what renders PNG knows no default; one of them is on nearly every machine.
+_FONTS = "'DejaVu Sans', 'Liberation Sans', 'Noto Sans', Arial, Helvetica, sans-serif"
+_STYLE = f"text {{ font: 12px {_FONTS}; }} {svg.STYLE}"
+
+
+def to_svg(content: documents.Chart | documents.HeatMap) -> str:
+    """Returns a picture that stands alone, on white."""
+    drawn = svg.chart(content) if isinstance(content, documents.Chart) else svg.heat_map(content)
+    head, end, rest = drawn.partition(">")
+    return (
+        f'{head}{end}<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+    )
+
+
+def to_png(picture: str) -> bytes:
+    """Returns an SVG as PNG, with the fonts of this machine.
+
+    Raises:
+        errors.UsageError: the package that does it is not installed, or there is no font.
+    """
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise metric.missing_extra("--format png", "plot", error) from error
+    _check_fonts(resvg_py.svg_to_bytes)
+    found: bytes = resvg_py.svg_to_bytes(svg_string=picture, zoom=ZOOM)
+    return found
+
+
+def file_name(title: str) -> str:
+    """Returns the name of a file, without its end: `Validation BLEU` is `validation-bleu`."""
+    return "-".join(re.findall(r"\w+", title.lower())) or "picture"
+
+
+def _check_fonts(render: Callable[..., bytes]) -> None:
+    """Raises an error where text would be left out, which the package does without a word."""
+    size = 'xmlns="http://www.w3.org/2000/svg" width="9" height="9"'
+    blank, letter = (
+        render(svg_string=f'<svg {size}><text y="8" font-family="{_FONTS}">{text}</text></svg>')
+        for text in (" ", "M")
+    )
+    if blank == letter:
+        raise errors.UsageError(
+            "--format png: there is no font on this machine, so pictures would have no text. "
+            "Install one (Debian: fonts-dejavu-core), or take --format svg."
+        )
