@@ -88,7 +88,7 @@ def _encoded(text: str) -> bytes:
 def _chosen(args: argparse.Namespace) -> list[str]:
     """Returns the names of the metrics, each once: those with flags of their own come first."""
     flagged = [name for name in METRIC_FLAGS if getattr(args, name)]
-    named = [name.lower().replace("-", "_") for name in args.metric or []]
+    named = [metrics.key_of(name) for name in args.metric or []]
     return list(dict.fromkeys([*flagged, *named])) or list(DEFAULT_METRICS)
 
 

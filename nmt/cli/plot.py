@@ -23,6 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.no_translate and args.lines:
         raise errors.UsageError("--lines: would be ignored with --no-translate. Leave one out.")
+    styles = args.format or pictures.FORMATS
+    if "png" in styles:
+        pictures.check_png()
     found = report.read(args.runs)
     blocks = report.curves(found)
     if not args.no_translate:
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             name += "-"
         drawn.add(name)
         files.make_dir(folder)
-        for style in args.format or pictures.FORMATS:
+        for style in styles:
             content = picture.encode() if style == "svg" else pictures.to_png(picture)
             with files.atomic_write(folder / f"{name}.{style}") as stream:
                 stream.write(content)

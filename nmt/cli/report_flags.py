@@ -16,9 +16,7 @@ def add_runs(verb: argparse.ArgumentParser) -> None:
 
 def add_report(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt report`."""
-    verb.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folders of runs, also unfinished ones"
-    )
+    _add_folders(verb)
     verb.add_argument("--output", metavar="FILE", help="default: report.html or report.md")
     verb.add_argument(
         "--format",
@@ -39,9 +37,7 @@ def add_report(verb: argparse.ArgumentParser) -> None:
 
 def add_plot(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt plot`."""
-    verb.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folders of runs, also unfinished ones"
-    )
+    _add_folders(verb)
     verb.add_argument("--output", metavar="DIR", help="folder for the pictures. Default: plots")
     verb.add_argument(
         "--format",
@@ -51,6 +47,12 @@ def add_plot(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--no-translate", action="store_true", help="draw no attention")
     _add_model(verb)
+
+
+def _add_folders(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders of runs, also unfinished ones"
+    )
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:

@@ -182,9 +182,7 @@ def _scores(
             for name, lines in own.items()
         ]
         blocks.append(documents.Table(["run", "lines", "words to reference words"], rows))
-        blocks += comparing.score_tables(
-            judging.judge(own, breakdowns.Texts([references]), request)
-        )
+        blocks += comparing.tables(judging.judge(own, breakdowns.Texts([references]), request))
     return blocks
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-from nmt.evaluation import breakdowns, documents, judging, metrics
+from nmt.evaluation import breakdowns, documents, judging, metrics, score_tables
 
 
 def marked(line: str, other: str) -> documents.Marked:
@@ -31,17 +31,15 @@ def sentence_scores(hypotheses: Sequence[str], references: Sequence[str]) -> lis
     ]
 
 
-def score_tables(judgements: Sequence[judging.Judgement]) -> list[documents.Block]:
+def tables(judgements: Sequence[judging.Judgement]) -> list[documents.Block]:
     """Returns a table for each metric, with intervals and with the tests against the first system.
 
     Args:
         judgements: of one corpus, with intervals.
     """
-    groups: dict[str, list[judging.Judgement]] = {}
-    for one in judgements:
-        groups.setdefault(one.score.name, []).append(one)
     blocks: list[documents.Block] = []
-    for name, group in groups.items():
+    for group in score_tables.by_metric(judgements):
+        name = group[0].score.name
         is_compared = len(group) > 1
         header = ["run", name, "95 % interval"]
         header += ["difference", "p (bootstrap)", "p (randomisation)"] if is_compared else []

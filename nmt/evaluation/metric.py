@@ -6,7 +6,7 @@ line cost no second look at the text: intervals, paired tests and breakdowns wor
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from nmt import errors
@@ -173,25 +173,29 @@ class OwnMetric(Metric):
         """Returns the line as it is compared."""
         return line.lower() if self.settings.lowercase else line
 
-    def best_rows(
+
+class LineMetric(OwnMetric):
+    """A metric that holds a line against one reference at a time; of several the best one counts."""
+
+    @abc.abstractmethod
+    def compare(self, hypothesis: str, reference: str) -> Row:
+        """Returns the counts of a line with one reference, both as they are compared."""
+
+    def rows(
         self,
         hypotheses: Sequence[str],
         references: Sequence[Sequence[str]],
-        compare: Callable[[str, str], Row],
+        sources: Sequence[str] | None = None,
     ) -> list[Row]:
-        """Returns for each line the counts against the reference that is best for it.
-
-        Args:
-            hypotheses: a line each.
-            references: one or more translations of the corpus.
-            compare: a hypothesis with one reference, both as they are compared.
-        """
-        found = []
-        for hypothesis, *wanted in zip(hypotheses, *references, strict=True):
-            rows = [compare(self.cased(hypothesis), self.cased(line)) for line in wanted]
-            best = min if self.is_error else max
-            found.append(best(rows, key=self.figure))
-        return found
+        """Returns for each line the counts against the reference that is best for it."""
+        best = min if self.is_error else max
+        return [
+            best(
+                (self.compare(self.cased(hypothesis), self.cased(line)) for line in wanted),
+                key=self.figure,
+            )
+            for hypothesis, *wanted in zip(hypotheses, *references, strict=True)
+        ]
 
 
 def summed(rows: Sequence[Row]) -> Row:

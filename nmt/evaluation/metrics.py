@@ -36,13 +36,18 @@ METRICS: Mapping[str, type[metric.Metric]] = {
 }
 
 
+def key_of(name: str) -> str:
+    """Returns the name as `METRICS` has it: case and `-` for `_` do not matter."""
+    return name.lower().replace("-", "_")
+
+
 def build(name: str, settings: MetricSettings) -> metric.Metric:
-    """Returns the metric of that name; case and `-` for `_` do not matter.
+    """Returns the metric of that name, whichever way it is written (see `key_of`).
 
     Raises:
         errors.UsageError: there is none, or it wants a setting or package that is not there.
     """
-    key = name.lower().replace("-", "_")
+    key = key_of(name)
     if key not in METRICS:
         raise errors.UsageError(
             f"--metric: unknown metric (given: {name}).{errors.did_you_mean(key, METRICS)} "

@@ -1,7 +1,6 @@
 """Charts and heat maps as files of their own: SVG, and PNG made of it."""
 
 import re
-from collections.abc import Callable
 
 from nmt import errors
 from nmt.evaluation import documents, metric, svg
@@ -26,7 +25,15 @@ def to_svg(content: documents.Chart | documents.HeatMap) -> str:
 
 
 def to_png(picture: str) -> bytes:
-    """Returns an SVG as PNG, with the fonts of this machine.
+    """Returns an SVG as PNG, with the fonts of this machine; `check_png` says whether it can."""
+    import resvg_py
+
+    found: bytes = resvg_py.svg_to_bytes(svg_string=picture, zoom=ZOOM)
+    return found
+
+
+def check_png() -> None:
+    """Finds out whether PNG can be written, text included, which is left out without a word otherwise.
 
     Raises:
         errors.UsageError: the package that does it is not installed, or there is no font.
@@ -35,21 +42,11 @@ def to_png(picture: str) -> bytes:
         import resvg_py
     except ImportError as error:
         raise metric.missing_extra("--format png", "plot", error) from error
-    _check_fonts(resvg_py.svg_to_bytes)
-    found: bytes = resvg_py.svg_to_bytes(svg_string=picture, zoom=ZOOM)
-    return found
-
-
-def file_name(title: str) -> str:
-    """Returns the name of a file, without its end: `Validation BLEU` is `validation-bleu`."""
-    return "-".join(re.findall(r"\w+", title.lower())) or "picture"
-
-
-def _check_fonts(render: Callable[..., bytes]) -> None:
-    """Raises an error where text would be left out, which the package does without a word."""
     size = 'xmlns="http://www.w3.org/2000/svg" width="9" height="9"'
     blank, letter = (
-        render(svg_string=f'<svg {size}><text y="8" font-family="{_FONTS}">{text}</text></svg>')
+        resvg_py.svg_to_bytes(
+            svg_string=f'<svg {size}><text y="8" font-family="{_FONTS}">{text}</text></svg>'
+        )
         for text in (" ", "M")
     )
     if blank == letter:
@@ -57,3 +54,8 @@ def _check_fonts(render: Callable[..., bytes]) -> None:
             "--format png: there is no font on this machine, so pictures would have no text. "
             "Install one (Debian: fonts-dejavu-core), or take --format svg."
         )
+
+
+def file_name(title: str) -> str:
+    """Returns the name of a file, without its end: `Validation BLEU` is `validation-bleu`."""
+    return "-".join(re.findall(r"\w+", title.lower())) or "picture"

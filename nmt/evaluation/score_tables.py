@@ -36,18 +36,18 @@ def to_text(judgements: Sequence[judging.Judgement]) -> str:
 
 def _corpus(judgements: Sequence[judging.Judgement]) -> list[list[str]]:
     """Returns blocks of lines about one corpus."""
-    by_metric = _by_metric(judgements)
-    if all(len(group) == 1 for group in by_metric):
+    groups = by_metric(judgements)
+    if all(len(group) == 1 for group in groups):
         blocks = [[one.score.text() for one in judgements]]
     else:
-        blocks = [_comparison(group) for group in by_metric]
+        blocks = [_comparison(group) for group in groups]
         blocks.append(
             [
                 f"{judgements[0].num_lines:,} lines. p: probability of so large a difference from the "
                 f"first system by chance; * below {SIGNIFICANT}."
             ]
         )
-    blocks += [_breakdown(kind, by_metric) for kind in judgements[0].parts]
+    blocks += [_breakdown(kind, groups) for kind in judgements[0].parts]
     return blocks
 
 
@@ -115,11 +115,11 @@ def to_json(judgements: Sequence[judging.Judgement]) -> str:
 
 def to_segments(judgements: Sequence[judging.Judgement]) -> str:
     """Returns tab-separated figures of every line (counted from 1) of every system."""
-    by_metric = _by_metric(judgements)
+    groups = by_metric(judgements)
     pair = [] if judgements[0].pair is None else ["pair"]
-    names = [group[0].score.name for group in by_metric]
+    names = [group[0].score.name for group in groups]
     rows: list[Sequence[str]] = [[*pair, "line", "system", *names]]
-    for of_system in zip(*by_metric, strict=True):
+    for of_system in zip(*groups, strict=True):
         lines = zip(*(one.line_figures for one in of_system), strict=True)
         pair = [] if of_system[0].pair is None else [of_system[0].pair]
         for number, figures in enumerate(lines, start=1):
@@ -140,13 +140,14 @@ def _grouped(
     return groups
 
 
-def _by_metric(judgements: Sequence[judging.Judgement]) -> list[list[judging.Judgement]]:
+def by_metric(judgements: Sequence[judging.Judgement]) -> list[list[judging.Judgement]]:
+    """Returns the judgements of each metric."""
     return list(_grouped(judgements, lambda one: one.score.name).values())
 
 
 def _means(judgements: Sequence[judging.Judgement]) -> Iterator[tuple[judging.Judgement, float]]:
     """Yields the mean over pairs of each metric of each system, with one of its judgements."""
-    for group in _by_metric(judgements):
+    for group in by_metric(judgements):
         for of_system in _grouped(group, lambda one: one.system).values():
             values = [one.score.value for one in of_system]
             yield of_system[0], sum(values) / len(values)
@@ -182,12 +183,12 @@ def _comparison(group: Sequence[judging.Judgement]) -> list[str]:
     return [f"{first.name}|{first.signature}", *_aligned(rows)]
 
 
-def _breakdown(kind: str, by_metric: Sequence[Sequence[judging.Judgement]]) -> list[str]:
+def _breakdown(kind: str, groups: Sequence[Sequence[judging.Judgement]]) -> list[str]:
     """Returns the scores of classes of lines, a line for each class of each system."""
-    names = [group[0].score.name for group in by_metric]
+    names = [group[0].score.name for group in groups]
     rows = [["", "lines", *names]]
-    for of_system in zip(*by_metric, strict=True):
-        if len(by_metric[0]) > 1:
+    for of_system in zip(*groups, strict=True):
+        if len(groups[0]) > 1:
             rows.append([of_system[0].system])
         for of_class in zip(*(one.parts[kind] for one in of_system), strict=True):
             figures = [

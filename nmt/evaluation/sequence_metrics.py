@@ -5,29 +5,22 @@ from collections.abc import Sequence
 from nmt.evaluation import metric
 
 
-class ExactMatch(metric.OwnMetric):
+class ExactMatch(metric.LineMetric):
     """Share of lines that equal a reference, to the last blank."""
 
     label = "exact match"
     is_share = True
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns whether each line matches, and 1."""
-        return self.best_rows(
-            hypotheses, references, lambda hypothesis, wanted: [hypothesis == wanted, 1]
-        )
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns whether the line matches, and 1."""
+        return [hypothesis == reference, 1]
 
     def figure(self, sums: metric.Row) -> float:
         """Returns the share, in percent."""
         return metric.PERCENT * float(sums[0]) / float(sums[1])
 
 
-class _TokenMetric(metric.OwnMetric):
+class _TokenMetric(metric.LineMetric):
     """A metric over tokens between blanks."""
 
     def fields(self) -> dict[str, str]:
@@ -40,18 +33,9 @@ class SequenceAccuracy(ExactMatch, _TokenMetric):
 
     label = "sequence accuracy"
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns whether each line matches, and 1."""
-        return self.best_rows(
-            hypotheses,
-            references,
-            lambda hypothesis, wanted: [hypothesis.split() == wanted.split(), 1],
-        )
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns whether the line matches, and 1."""
+        return [hypothesis.split() == reference.split(), 1]
 
 
 class TokenAccuracy(_TokenMetric):
@@ -63,16 +47,8 @@ class TokenAccuracy(_TokenMetric):
     label = "token accuracy"
     is_share = True
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns the right tokens of each line and all of them."""
-        return self.best_rows(hypotheses, references, self._compared)
-
-    def _compared(self, hypothesis: str, reference: str) -> metric.Row:
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns the right tokens and all of them."""
         tokens, wanted = hypothesis.split(), reference.split()
         right = sum(a == b for a, b in zip(tokens, wanted, strict=False))
         return [right, max(len(tokens), len(wanted))]
@@ -108,19 +84,10 @@ class WordErrorRate(_TokenMetric):
         """Returns what is inserted, deleted and substituted."""
         return line.split()
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns the edits of each line and the length of its reference."""
-
-        def compared(hypothesis: str, reference: str) -> metric.Row:
-            wanted = self.units(reference)
-            return [self._distance(self.units(hypothesis), wanted), len(wanted)]
-
-        return self.best_rows(hypotheses, references, compared)
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns the edits and the length of the reference."""
+        wanted = self.units(reference)
+        return [self._distance(self.units(hypothesis), wanted), len(wanted)]
 
     def figure(self, sums: metric.Row) -> float:
         """Returns the rate, in percent; all is wrong where nothing was wanted and something came."""
@@ -156,19 +123,10 @@ class SpanF1(_TokenMetric):
         """Returns the settings for the signature."""
         return {**super().fields(), "scheme": "BIO", "average": "micro"}
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns the right spans of each line, those found and those wanted."""
-
-        def compared(hypothesis: str, reference: str) -> metric.Row:
-            found, wanted = spans(hypothesis.split()), spans(reference.split())
-            return [len(found & wanted), len(found), len(wanted)]
-
-        return self.best_rows(hypotheses, references, compared)
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns the right spans, those found and those wanted."""
+        found, wanted = spans(hypothesis.split()), spans(reference.split())
+        return [len(found & wanted), len(found), len(wanted)]
 
     def figure(self, sums: metric.Row) -> float:
         """Returns F1, in percent; no span where none is wanted is all right."""

@@ -1,7 +1,6 @@
 """ROUGE-1, -2 and -L; the package rouge-score computes them."""
 
 import re
-from collections.abc import Sequence
 
 from nmt.evaluation import metric
 
@@ -20,7 +19,7 @@ class _Words:
         return _WORDS.findall(text.lower())
 
 
-class Rouge1(metric.OwnMetric):
+class Rouge1(metric.LineMetric):
     """ROUGE-1: mean over lines of F1 over words. Of several references the best one counts."""
 
     label = "ROUGE-1"
@@ -43,18 +42,9 @@ class Rouge1(metric.OwnMetric):
         """Returns the settings for the signature; case never counts."""
         return {"case": "lc", "tok": "words", "stem": "no", "average": "lines"}
 
-    def rows(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> list[metric.Row]:
-        """Returns F1 of each line, and 1."""
-
-        def compared(hypothesis: str, reference: str) -> metric.Row:
-            return [float(self._scorer.score(reference, hypothesis)[self.kind].fmeasure), 1]
-
-        return self.best_rows(hypotheses, references, compared)
+    def compare(self, hypothesis: str, reference: str) -> metric.Row:
+        """Returns F1 of the line, and 1."""
+        return [float(self._scorer.score(reference, hypothesis)[self.kind].fmeasure), 1]
 
     def figure(self, sums: metric.Row) -> float:
         """Returns the mean, in percent."""

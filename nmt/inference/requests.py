@@ -34,6 +34,16 @@ class Request:
     avoid: tuple[str, ...] = ()
     tgt_lang: str | None = None
 
+    @property
+    def wants_attention(self) -> bool:
+        """Whether what is asked for beside the text is made from attention."""
+        return self.decoding.alignments or self.decoding.replace_unknown
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether more is wanted than the search says."""
+        return self.decoding.token_scores or self.wants_attention
+
 
 class Planner:
     """Turns requests into those of the search, and refuses what cannot be.

@@ -9,13 +9,12 @@ from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
 from nmt.evaluation import mbr
-from nmt.inference import alignments, outcomes, requests, shortlists, splitting
+from nmt.inference import explaining, outcomes, requests, shortlists, splitting
 from nmt.inference import texts as texts_of
 from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam, forced, narrowed
 from nmt.search import settings as search_settings
-from nmt.text import tokenizer, words
 
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
@@ -32,17 +31,6 @@ class _Line:
     asked: requests.Request
     planned: search_settings.Request
     source: list[int]
-
-    @property
-    def is_traced(self) -> bool:
-        """Whether more is wanted than the search says."""
-        decoding = self.asked.decoding
-        return decoding.token_scores or self.has_attention
-
-    @property
-    def has_attention(self) -> bool:
-        """Whether attention is among that."""
-        return self.asked.decoding.alignments or self.asked.decoding.replace_unknown
 
 
 class Translator:
@@ -86,6 +74,7 @@ class Translator:
         self._model = model
         self._shortlist = shortlist
         self._texts = texts
+        self._explainer = explaining.Explainer(texts)
         self._arithmetic = arithmetic
         self._batch_sentences = batch_sentences
         self._batch_tokens = decoding.batch_tokens
@@ -246,7 +235,7 @@ class Translator:
         src_BS, src_mask_BS = src_BS.to(device), src_mask_BS.to(device)
         with self._arithmetic.autocast():
             found = self._found(lines, src_BS, src_mask_BS)
-            traced = [i for i, line in enumerate(lines) if line.is_traced and found[i]]
+            traced = [i for i, line in enumerate(lines) if line.asked.is_traced and found[i]]
             traces: dict[int, forced.Trace] = {}
             if traced:
                 rows = torch.tensor(traced, device=device)
@@ -256,7 +245,7 @@ class Translator:
                     src_mask_BS[rows],
                     [[one.tokens for one in found[i]] for i in traced],
                     self._ids,
-                    with_attention=any(lines[i].has_attention for i in traced),
+                    with_attention=any(lines[i].asked.wants_attention for i in traced),
                 ).on_host()
                 traces = {i: trace.of(place) for place, i in enumerate(traced)}
         return [
@@ -336,7 +325,7 @@ class Translator:
         ]
         if trace is not None:
             translations = [
-                self._explained(line, one, trace.of(place))
+                self._explainer.explain(line.asked, len(line.source), one, trace.of(place))
                 for place, one in enumerate(translations)
             ]
         if self._risk is not None and translations:
@@ -344,62 +333,3 @@ class Translator:
         wanted = line.asked.num_best
         missing = outcomes.Translation("", score=float("-inf"), log_probability=float("-inf"))
         return outcomes.Outcome((translations + [missing] * wanted)[:wanted])
-
-    def _explained(
-        self, line: _Line, found: outcomes.Translation, trace: forced.Trace
-    ) -> outcomes.Translation:
-        """Returns a translation with what its line asks for besides."""
-        decoding, vocab = line.asked.decoding, self._texts.tgt.vocab
-        if decoding.token_scores:
-            tokens = [*found.tokens, vocab.eos_id]
-            found = dataclasses.replace(
-                found,
-                pieces=tuple(vocab.pieces[token] for token in tokens),
-                token_scores=tuple(trace.log_probs_BKT[: len(tokens)].tolist()),
-            )
-        if not (decoding.alignments or decoding.replace_unknown):
-            return found
-        assert trace.attention_BKTS is not None, "the planner has seen to it"
-        attention_TS = trace.attention_BKTS[: len(found.tokens)]
-        tags = self._texts.tags(line.asked.tgt_lang)
-        surfaces = self._texts.src.surfaces(line.asked.text)[: len(line.source) - 1 - len(tags)]
-        # Tags belong to no word.
-        src_words = [-1] * len(tags) + words.words_of(surfaces)
-        if decoding.alignments:
-            # Unknown pieces are written as words of their own.
-            pieces = [
-                " \u2047 " if token == vocab.unk_id else vocab.pieces[token]
-                for token in found.tokens
-            ]
-            aligned = alignments.align(attention_TS, src_words, words.words_of(pieces))
-            found = dataclasses.replace(found, alignment=aligned)
-        if decoding.replace_unknown and vocab.unk_id in found.tokens:
-            texts = self._words(line.asked.text)
-            best = alignments.best_sources(attention_TS, src_words)
-            text = self._replaced(found.tokens, [texts[word] for word in best])
-            found = dataclasses.replace(found, text=text)
-        return found
-
-    def _words(self, text: str) -> list[str]:
-        """Returns the words of a source as they are written, or normalised where that splits some."""
-        normalized = self._texts.src.normalize(text).replace(tokenizer.SPACE, " ").split()
-        written = text.split()
-        return written if len(written) == len(normalized) else normalized
-
-    def _replaced(self, tokens: Sequence[int], sources: Sequence[str]) -> str:
-        """Returns the text with a source word in place of every unknown piece.
-
-        Args:
-            tokens: target ids.
-            sources: a source word for each of them.
-        """
-        parts: list[str] = []
-        known: list[int] = []
-        for token, word in zip(tokens, sources, strict=True):
-            if token == self._texts.tgt.vocab.unk_id:
-                parts += [self._texts.tgt.decode(known), word]
-                known = []
-            else:
-                known.append(token)
-        parts.append(self._texts.tgt.decode(known))
-        return " ".join(part.strip() for part in parts if part.strip())

@@ -26,6 +26,7 @@ def test_an_svg_is_a_file_of_its_own_with_its_style_on_white(content):
 
 def test_a_png_is_that_picture_three_times_as_large():
     pytest.importorskip("resvg_py")
+    pictures.check_png()
     text = pictures.to_svg(CHART)
     found = pictures.to_png(text)
     width, height = struct.unpack(">II", found[16:24])
@@ -39,14 +40,14 @@ def test_without_package_or_font_it_is_one_line(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "resvg_py", None)
         with pytest.raises(errors.UsageError, match=r"--format png: needs a package.*\[plot\]"):
-            pictures.to_png("<svg/>")
+            pictures.check_png()
     resvg_py = pytest.importorskip("resvg_py")
     usual = resvg_py.svg_to_bytes
     monkeypatch.setattr(
         resvg_py, "svg_to_bytes", lambda **options: usual(skip_system_fonts=True, **options)
     )
     with pytest.raises(errors.UsageError, match="there is no font on this machine"):
-        pictures.to_png(pictures.to_svg(CHART))
+        pictures.check_png()
 
 
 def test_titles_become_names_of_files():

@@ -1,0 +1,86 @@
+"""What a translation is given beside its text, where its line asks for it: scores, words, alignments."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from nmt.inference import alignments, outcomes, requests, texts
+from nmt.search import forced
+from nmt.text import tokenizer, words
+
+
+class Explainer:
+    """Token scores, word alignments, and source words in place of unknown pieces."""
+
+    def __init__(self, both: texts.Texts) -> None:
+        """Takes the two sides of the model."""
+        self._texts = both
+
+    def explain(
+        self,
+        asked: requests.Request,
+        num_src: int,
+        found: outcomes.Translation,
+        trace: forced.Trace,
+    ) -> outcomes.Translation:
+        """Returns a translation with what its line asks for besides.
+
+        Args:
+            asked: the request of the line.
+            num_src: tokens of its source, tags and EOS included, as the model has read it.
+            found: the translation.
+            trace: of that translation alone.
+        """
+        decoding, vocab = asked.decoding, self._texts.tgt.vocab
+        if decoding.token_scores:
+            tokens = [*found.tokens, vocab.eos_id]
+            found = dataclasses.replace(
+                found,
+                pieces=tuple(vocab.pieces[token] for token in tokens),
+                token_scores=tuple(trace.log_probs_BKT[: len(tokens)].tolist()),
+            )
+        if not asked.wants_attention:
+            return found
+        assert trace.attention_BKTS is not None, "the planner has seen to it"
+        attention_TS = trace.attention_BKTS[: len(found.tokens)]
+        tags = self._texts.tags(asked.tgt_lang)
+        surfaces = self._texts.src.surfaces(asked.text)[: num_src - 1 - len(tags)]
+        # Tags belong to no word.
+        src_words = [-1] * len(tags) + words.words_of(surfaces)
+        if decoding.alignments:
+            # Unknown pieces are written as words of their own.
+            pieces = [
+                " \u2047 " if token == vocab.unk_id else vocab.pieces[token]
+                for token in found.tokens
+            ]
+            aligned = alignments.align(attention_TS, src_words, words.words_of(pieces))
+            found = dataclasses.replace(found, alignment=aligned)
+        if decoding.replace_unknown and vocab.unk_id in found.tokens:
+            written = self._words(asked.text)
+            best = alignments.best_sources(attention_TS, src_words)
+            text = self._replaced(found.tokens, [written[word] for word in best])
+            found = dataclasses.replace(found, text=text)
+        return found
+
+    def _words(self, text: str) -> list[str]:
+        """Returns the words of a source as they are written, or normalised where that splits some."""
+        normalized = self._texts.src.normalize(text).replace(tokenizer.SPACE, " ").split()
+        written = text.split()
+        return written if len(written) == len(normalized) else normalized
+
+    def _replaced(self, tokens: Sequence[int], sources: Sequence[str]) -> str:
+        """Returns the text with a source word in place of every unknown piece.
+
+        Args:
+            tokens: target ids.
+            sources: a source word for each of them.
+        """
+        parts: list[str] = []
+        known: list[int] = []
+        for token, word in zip(tokens, sources, strict=True):
+            if token == self._texts.tgt.vocab.unk_id:
+                parts += [self._texts.tgt.decode(known), word]
+                known = []
+            else:
+                known.append(token)
+        parts.append(self._texts.tgt.decode(known))
+        return " ".join(part.strip() for part in parts if part.strip())
