@@ -72,7 +72,7 @@ VARIANTS = {
 # What some variants add to other sections.
 TOKENIZER = {"sampling": ", sampling: both", "workers": ", sampling: both"}
 DATA = {"workers": "num_workers: 1"}
-CLOCK_FIELDS = ("seconds", "tokens_per_second")
+CLOCK_FIELDS = ("seconds", "tokens_per_second", "memory_mib")
 
 # The share of the kills that hit the start-up: imports, tokenizer, reading the corpus, resuming.
 START_UP_SHARE = 0.25

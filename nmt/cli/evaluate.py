@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from nmt import errors
 from nmt.cli import evaluate_sets
@@ -30,36 +31,38 @@ def run(args: argparse.Namespace) -> int:
     """
     chosen = _chosen(args)
     _check(args, chosen)
-    # Before anything is translated: a metric that is unknown or lacks its package says so at once.
+    # Before anything is translated: what is unknown, not installed or not there says so at once.
     request = _request(args, chosen)
-    with contextlib.ExitStack() as stack:
-        # Opened before anything is translated: a place that cannot be written to is found at once.
-        targets = {
-            name: stack.enter_context(files.atomic_write(Path(path)))
-            for name, path in (("output", args.output), ("segments", args.segments))
-            if path is not None
-        }
-        if args.hyp:
-            given = evaluate_sets.ready(args, wants_sources=_wants_sources(args, chosen))
-        else:
-            given = evaluate_sets.translated(args)
-        found = _judged(args, given, request)
-        if "output" in targets:
-            made = [line for one in given for own in one.systems.values() for line in own]
-            targets["output"].write(_encoded("".join(f"{line}\n" for line in made)))
-        if "segments" in targets:
-            targets["segments"].write(_encoded(score_tables.to_segments(found)))
+    counts = None
+    if args.frequency_text is not None:
+        counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
+    with _opened(args.segments) as segments:
+        # Out before it is scored, so that nothing which goes wrong from there on loses it.
+        with _opened(args.output) as output:
+            if args.hyp:
+                given = evaluate_sets.ready(args, wants_sources=_wants_sources(args, chosen))
+            else:
+                given = evaluate_sets.translated(args)
+            if output is not None:
+                made = [line for one in given for own in one.systems.values() for line in own]
+                output.write(_encoded("".join(f"{line}\n" for line in made)))
+        found = _judged(given, request, counts)
+        if segments is not None:
+            segments.write(_encoded(score_tables.to_segments(found)))
     # In UTF-8 like all output, whatever the terminal is set to: intervals have a μ and a ±.
     sys.stdout.buffer.write(_encoded(_shown(args, found)))
     return 0
 
 
+def _opened(path: str | None) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    return contextlib.nullcontext() if path is None else files.atomic_write(Path(path))
+
+
 def _judged(
-    args: argparse.Namespace, given: Sequence[evaluate_sets.Given], request: judging.Request
+    given: Sequence[evaluate_sets.Given],
+    request: judging.Request,
+    counts: dict[str, int] | None,
 ) -> list[judging.Judgement]:
-    counts = None
-    if args.frequency_text is not None:
-        counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
     found = []
     for one in given:
         _warn_of_missing(one.references)
@@ -103,6 +106,8 @@ def _request(args: argparse.Namespace, chosen: Sequence[str]) -> judging.Request
         comet_model=args.comet_model,
         may_download=bool(args.download),
     )
+    if _wants_intervals(args):
+        significance.seed()
     return judging.Request(
         [metrics.build(name, settings) for name in chosen],
         (args.resamples or significance.NUM_RESAMPLES) if _wants_intervals(args) else None,

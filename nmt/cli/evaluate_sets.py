@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nmt import errors
 from nmt.config import schema
+from nmt.data import readers
 from nmt.runtime import files
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ def translated(args: argparse.Namespace) -> list[Given]:
         # Beside a model with tags, one without has nothing to be told.
         flag = args.tgt_lang if data.languages or not is_any_tagged else None
         own = {**vars(args), "model": members, "tgt_lang": flag}
-        machine = translate.build_translator(
-            argparse.Namespace(**own), is_named_per_line=args.src is None
-        )
+        machine = translate.build_translator(argparse.Namespace(**own), is_named_per_line=True)
         for one in sets:
             tgt_lang = one.tgt_lang if data.languages else None
             found = machine.translate(one.sources or [], tgt_lang)
@@ -120,12 +119,14 @@ def translated(args: argparse.Namespace) -> list[Given]:
 
 
 def lines(path: str) -> list[str]:
-    """Returns the lines of a file.
+    """Returns the lines of a file, and warns of those that are not valid UTF-8.
 
     Raises:
         errors.DataError: it has none.
     """
-    found = list(files.read_lines(Path(path)))
+    counter = files.DecodeCounter()
+    found = list(files.read_lines(Path(path), counter))
+    readers.warn_of_invalid({path: counter.num_invalid})
     if not found:
         raise errors.DataError(f"{path}: is empty: there is no line to score.")
     return found

@@ -150,15 +150,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e4 or abs(value) < 1e-3:
-        return (
-            f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
-            if value < 1e6 and abs(value) < 1e-3
-            else f"{value:,.0f}"
-        )
-    return f"{value:g}"
+    if value == 0 or 1e-3 <= abs(value) < 1e3:
+        return f"{value:g}"
+    if abs(value) >= 1e3:
+        return f"{value:,.0f}"
+    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def _blue(value: float) -> str:

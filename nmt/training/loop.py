@@ -286,6 +286,7 @@ class Trainer:
 
     def _log(self, rate: float) -> None:
         state, window = self.progress, self.progress.window
+        peak = devices.peak_memory(self._arithmetic.device)
         numbers = {
             "update": state.update,
             "epoch": state.position.epoch,
@@ -296,9 +297,10 @@ class Trainer:
             "tokens_per_second": window.tokens / max(window.seconds, 1e-9),
             "padding": 1.0 - window.tokens / window.padded if window.padded else 0.0,
             "skipped": window.skipped,
+            "memory_mib": math.nan if peak is None else round(peak / 2**20),
             "seconds": state.seconds,
         }
-        # JSON has no number that is not finite.
+        # JSON has no number that is not finite or not known.
         line = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
         self._write({"event": "train", **line})
         share = progress.share_done(state, self._config, self._loader.epoch_batches)

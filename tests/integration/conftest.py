@@ -52,7 +52,7 @@ EXACT = {
 }
 
 # What changes with the time of day and the speed of the machine.
-TIMES = {"seconds", "tokens_per_second"}
+TIMES = {"seconds", "tokens_per_second", "memory_mib"}
 
 
 @dataclasses.dataclass(frozen=True)

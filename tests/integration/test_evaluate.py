@@ -10,7 +10,7 @@ import pytest
 
 from nmt import api, errors
 from nmt.cli import parser
-from nmt.evaluation import metrics
+from nmt.evaluation import judging, metrics
 
 REFERENCES = ["the cat sat on the mat", "a dog ran", "two birds sing in a tree", "it is late"]
 FIRST = ["the cat sat on a mat", "a dog runs", "two birds sing in trees", "it is late"]
@@ -172,6 +172,14 @@ def test_lines_without_any_reference_are_counted_on_stderr(nmt):
     assert nmt("evaluate", "--hyp", "a", "--ref", "gap", "--ref", "ref", "--bleu").messages == []
 
 
+def test_bytes_that_are_no_text_are_told_of_and_scored(nmt):
+    Path("odd").write_bytes(b"the cat\nof \xff\xfe\n\ntwo\n")
+    done = nmt("evaluate", "--hyp", "odd", "--ref", "ref", "--bleu", "--chrf")
+    assert done.code == 0 and len(done.lines) == 2
+    (message,) = done.messages
+    assert message == "odd: lines that were not valid UTF-8, whose bad bytes were replaced: 1"
+
+
 def test_the_help_names_every_metric():
     text = parser.build()[1]["evaluate"].format_help()
     assert all(name in text for name in metrics.METRICS)
@@ -190,10 +198,63 @@ def test_several_models_are_compared_and_commas_are_an_ensemble(learned, nmt, mo
     assert [one["score"] for one in found] == [alone["score"]] * 3
     assert [one["difference"] for one in found[1:]] == [0.0, 0.0]
     assert "test set: data.test of run, for all models" in done.err
+    Path("run,b").symlink_to("run")
+    assert (
+        nmt("evaluate", "--exact-match", "--json", "--model", "run,b").text
+        == nmt("evaluate", "--exact-match", "--json", "--model", "run").text
+    ), "a folder whose name has a comma"
     weighed = nmt("evaluate", "--exact-match", "--model", f"run,{run}", "--ensemble-weights", "3,1")
     assert weighed.code == 0
     wrong = nmt("evaluate", "--model", f"run,{run}", "--ensemble-weights", "1,2,3")
     assert wrong.code == 2 and "3" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "part"),
+    [
+        (["--confidence"], 2, "$SACREBLEU_SEED"),
+        (["--by", "frequency", "--frequency-text", "nowhere"], 1, "nowhere"),
+        (["--output", "nowhere/o"], 1, "nowhere/o"),
+        (["--segments", "nowhere/o"], 1, "nowhere/o"),
+    ],
+)
+def test_what_can_be_known_before_is_known_before_anything_is_translated(
+    flags, code, part, learned, nmt, monkeypatch
+):
+    monkeypatch.chdir(learned("cnn"))
+    monkeypatch.setenv("SACREBLEU_SEED", "many")
+    monkeypatch.setattr("nmt.cli.translate.build_translator", lambda *_, **__: pytest.fail("late"))
+    nmt("evaluate", "--model", "run", *flags).assert_refused(code, part)
+
+
+@pytest.mark.parametrize(("long", "what"), [("truncate", "cut"), ("split", "split")])
+def test_lines_that_are_longer_than_the_model_reads_are_counted(
+    long, what, learned, nmt, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(learned("rnn"))
+    for name, text in (("long.src", "ba " * 1500), ("long.ref", "ab " * 1500)):
+        (tmp_path / name).write_text(f"{text}\n")
+    flags = [f"--src={tmp_path / 'long.src'}", f"--ref={tmp_path / 'long.ref'}", "--chrf"]
+    done = nmt("evaluate", "--model", "run", "--long", long, "--beam-size", "1", *flags)
+    assert done.code == 0
+    assert f"lines that were longer than the model reads and were {what}: 1" in done.err
+
+
+def test_translations_outlive_whatever_goes_wrong_with_their_scores(
+    learned, nmt, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(learned("cnn"))
+    wanted = nmt("translate", "--model", "run", "--input", "test.src").out
+
+    def fail(*_, **__):
+        raise errors.DataError("no score")
+
+    monkeypatch.setattr(judging, "judge", fail)
+    places = {name: str(tmp_path / name) for name in ("output", "segments")}
+    flags = [f"--{name}={path}" for name, path in places.items()]
+    nmt("evaluate", "--model", "run", *flags).assert_refused(1, "no score")
+    assert Path(places["output"]).read_bytes() == wanted
+    assert not Path(places["segments"]).exists()
 
 
 def test_python_face_gives_what_the_command_gives(nmt):

@@ -151,7 +151,7 @@ def sha256(run_dir):
 
 def metrics(run_dir):
     lines = [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
-    times = {"seconds", "tokens_per_second"}
+    times = {"seconds", "tokens_per_second", "memory_mib"}
     return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 

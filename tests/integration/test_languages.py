@@ -160,6 +160,9 @@ def test_systems_are_compared_pair_by_pair_and_one_without_tags_is_told_nothing(
         (pair, system) for pair in ("aa-bb", "bb-aa", "mean") for system in ("run", "plain")
     ]
     assert all("p_bootstrap" in one for one in (found[1], found[3]))
+    shown = nmt(*pair).lines
+    assert shown[-4:-2] == ["mean over pairs:", f"{'':7}{'chrF2'}"]
+    assert [line.split()[0] for line in shown[-2:]] == ["run", "plain"]
     header, *rows = nmt(*pair, "--tsv", "--segments", "seg.tsv").lines
     assert header.split("\t")[:2] == ["pair", "system"]
     assert [row.split("\t")[0] for row in rows] == ["aa-bb"] * 2 + ["bb-aa"] * 2

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,13 @@ def test_a_report_has_every_section(two_runs, nmt):
     assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
     assert re.search(r"<td>training.learning_rate</td><td>0\.\d+</td><td>0\.5</td>", page)
     assert page.count("<svg") >= 8 + 2 * 1, "curves, and attention of both"
-    for title in ("Validation BLEU", "Gradient norm", "Lowest chrF of one", "one, line "):
+    for title in (
+        "Validation BLEU",
+        "Gradient norm",
+        "Peak memory, MiB",
+        "Lowest chrF of one",
+        "one, line ",
+    ):
         assert title in page
     assert nmt("report", "runs/one", "--output=r.md").code == 0
     text = Path("r.md").read_text()
@@ -66,19 +73,48 @@ def test_chosen_lines_have_their_attention_shown(two_runs, nmt):
     nmt("plot", "runs/one", "--lines=1", "--no-translate").assert_refused(2, "--lines")
 
 
-def test_pictures_are_files_of_their_own(two_runs, nmt):
-    done = nmt("plot", *two_runs, "--lines=2", "--format=svg", "--output=out")
+def test_pictures_are_files_of_their_own(two_runs, nmt, monkeypatch):
+    done = nmt("plot", *two_runs, "--lines=9", "--format=svg", "--output=out")
     assert (done.code, done.out) == (0, b""), done.err
     names = {path.name for path in Path("out").iterdir()}
-    assert {"validation-bleu.svg", "learning-rate.svg", "one-line-2.svg", "two-line-2.svg"} <= names
+    assert {"validation-bleu.svg", "learning-rate.svg"} <= names
+    assert {name for name in names if "line" in name} == {"one-line-9.svg", "two-line-9.svg"}
     assert Path("out/gradient-norm.svg").read_text().count("<polyline") == 2
     assert nmt("plot", "runs/one", "--no-translate", "--format=svg").code == 0
     assert not list(Path("plots").glob("*line*")) and list(Path("plots").iterdir())
     nmt("plot", "runs/one", "--format=gif").assert_refused(2, "--format")
     nmt("plot", "nowhere").assert_refused(1, "nowhere: is no folder")
+    nmt("plot", "runs/one", "--lines=9999").assert_refused(2, "--lines: the validation set has")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "resvg_py", None)
+        nmt("plot", "runs/one", "--output=none").assert_refused(2, "--format png: needs a package")
+    assert not Path("none").exists(), "known before anything is drawn"
     pytest.importorskip("resvg_py")
     assert nmt("plot", "runs/one", "--no-translate", "--format=png", "--output=out").code == 0
     assert Path("out/validation-bleu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_of_runs_with_like_names_and_of_a_run_without_a_model(two_runs, nmt):
+    shutil.copytree("runs/one", "runs/one-")
+    flags = ["--lines=2", "--format=svg", "--output=out"]
+    assert nmt("plot", "runs/one", "runs/one-", *flags).code == 0
+    assert len([path for path in Path("out").iterdir() if "line" in path.name]) == 2
+    Path("runs/one/model.safetensors").unlink()
+    done = nmt("plot", "runs/one", *flags[1:])
+    assert done.code == 0 and any(line.startswith("one: ") for line in done.messages)
+
+
+def test_a_run_with_another_validation_set_has_scores_of_its_own(two_runs, configure, nmt):
+    Path("other.src").write_text("ba ri\nna lo\n")
+    Path("other.tgt").write_text("ri ba\nlo na\n")
+    other = {"valid": {"src": "other.src", "tgt": "other.tgt"}}
+    configure("rnn", training=EACH, data=other)
+    assert nmt("train", "c.yaml", "--set=run_dir=runs/other").code == 0
+    assert nmt("report", "runs/one", "runs/other", "--output=r.md", "--sentences=1").code == 0
+    text = Path("r.md").read_text()
+    assert "other: has another validation set, and stands alone." in text
+    assert re.search(r"^\| other \| 2 \|", text, re.M)
+    assert len(re.findall(r"^\| run \| BLEU \| 95 % interval \|$", text, re.M)) == 2
 
 
 def test_loggers_get_the_events_of_the_run_and_may_change_under_it(configure, nmt, monkeypatch):

@@ -289,3 +289,11 @@ def test_every_extra_of_a_metric_is_declared():
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
     for extra in ("wer", "rouge", "comet"):
         assert f"\n{extra} = [" in text
+
+
+def test_the_figure_of_a_line_leaves_those_of_corpora_as_they_are():
+    judge = metrics.build("bleu", metrics.MetricSettings())
+    (row,) = judge.rows(["a b"], [["a b"]])
+    before = judge.figure(row)
+    assert judge.line_figure(row) == pytest.approx(100.0)
+    assert judge.figure(row) == before < 1.0

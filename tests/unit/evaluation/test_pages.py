@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmt.evaluation import comparing, documents, pages, svg
+from nmt.evaluation import breakdowns, comparing, documents, judging, metrics, pages, svg
 
 CURVES = {"a <b>": [(0, 1.0), (100, 3.0), (200, 2.0)], "b": [(50, 10.0)]}
 HEAT = documents.HeatMap("c & d", ["▁x", "</s>"], ["▁y", "</s>"], [[1.0, 0.0], [0.25, 0.75]])
@@ -74,6 +74,38 @@ def test_marks_stand_at_words_that_differ():
         ("a", False), ("big", True), ("red", False), ("dog", False)
     ]  # fmt: skip
     assert comparing.marked("", "a").runs == []
+
+
+def test_a_logarithmic_axis_has_one_two_five_or_powers_alone():
+    def numbers(low, high):
+        chart = documents.Chart("c", "updates", {"a": [(1, low), (2, high)]}, True)
+        return re.findall(r'class="right">([^<]*)<', svg.chart(chart))
+
+    assert numbers(1.5, 16) == ["1", "2", "5", "10", "20"]
+    assert numbers(0.3, 90)[:4] == ["0.2", "0.5", "1", "2"]
+    assert numbers(0.03, 9000) == ["0.01", "0.1", "1", "10", "100", "1,000", "10,000"]
+
+
+def test_tables_of_scores_have_the_interval_around_the_mean_and_the_tests():
+    lines = ["a b c d e", "f g h i j", "k l m n o", "p q r s t"]
+    systems = {"one": lines, "two": ["a b c d e", "f g x i j", "k l m n x", "p q r s"]}
+    judges = [metrics.build("chrf", metrics.MetricSettings())]
+    request = judging.Request(judges, num_resamples=50, num_trials=50)
+    judged = judging.judge(systems, breakdowns.Texts([lines]), request)
+    table, note = comparing.tables(judged)
+    assert table.header == ["run", "chrF2", "95 % interval", "difference", "p (bootstrap)",
+                            "p (randomisation)"]  # fmt: skip
+    score, tested = judged[1].score, judged[1].comparison
+    low, high = (float(end) for end in table.rows[1][2].split(" to "))
+    assert (low + high) / 2 == pytest.approx(score.mean, abs=0.01)
+    assert (high - low) / 2 == pytest.approx(score.interval, abs=0.01) and high > low
+    assert table.rows[1][3:] == [
+        f"{tested.difference:+.2f}", f"{tested.p_bootstrap:.4f}", f"{tested.p_randomisation:.4f}",
+    ]  # fmt: skip
+    assert table.rows[0][3:] == ["", "", ""]
+    assert note.text.startswith("chrF2|nrefs:1|bs:50|ar:50")
+    alone, _ = comparing.tables(judging.judge({"one": lines}, breakdowns.Texts([lines]), request))
+    assert [len(row) for row in (alone.header, *alone.rows)] == [3, 3]
 
 
 def test_scores_by_length_count_each_line_once():
