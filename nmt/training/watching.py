@@ -75,8 +75,6 @@ class TensorBoard(Watcher):
         """Writes each number under `train/loss` and the like."""
         for name, value in numbers(event).items():
             self._writer.add_scalar(name, value, event["update"])
-        # What is held back for minutes by default would be lost with a kill.
-        self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
         """Closes the file."""

@@ -407,6 +407,9 @@ def test_metrics_are_means_over_the_tokens_since_the_last_line(make_run: MakeRun
     assert [line["grad_norm"] for line in (first, second)] == [103.0, 106.0]
     assert [line["padding"] for line in (first, second)] == [0.5, 0.5]
     assert [line["learning_rate"] for line in (first, second)] == [0.001, 0.001]
+    # Of this process, which has torch in it.
+    assert [type(line["memory_mib"]) for line in (first, second)] == [int, int]
+    assert 50 < first["memory_mib"] <= second["memory_mib"] < 100_000
     # Speed is that of the updates alone, the time that of the run, validations included.
     assert first["tokens_per_second"] == pytest.approx(60 / 30)
     assert second["tokens_per_second"] == pytest.approx(70 / 30)

@@ -96,9 +96,6 @@ def test_tensorboard_shows_a_resumed_run_once(tmp_path):
         with watching.Watchers(["tensorboard"], tmp_path, {}, begin) as watchers:
             for update in range(begin + 1, end + 1):
                 watchers.show({"event": "train", "update": update, "loss": update + begin / 10})
-            now = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-            now.Reload()
-            assert now.Scalars("train/loss")[-1].step == end, "before it ends"
     found = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     shown = [(one.step, round(one.value, 1)) for one in found.Scalars("train/loss")]
