@@ -72,7 +72,7 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> schema.Config:
         f"{values.place((*path, key))}: would be ignored, since {reason}. Remove it."
         for path, section in sections.sections_with_rules(config)
         for key, reason in section.inapplicable().items()
-        if values.has((*path, key))
+        if values.has((*path, key)) and not _is_off(section, key)
     ]
     if ignored:
         raise errors.ConfigError("\n".join(ignored[: complaints.MAX_LINES]))
@@ -141,9 +141,19 @@ def apply_decoding_flags(
     except pydantic.ValidationError as error:
         raise errors.UsageError(_flag_mistake(error, new)) from error
     for key, reason in result.inapplicable().items():
-        if key in new:
+        if key in new and not _is_off(result, key):
             raise errors.UsageError(f"{_flag(key)}: would be ignored, since {reason}. Remove it.")
     return result
+
+
+def _is_off(section: pydantic.BaseModel, key: str) -> bool:
+    """Tells whether a setting is null or 0 and so by default: that it is ignored misleads nobody.
+
+    It is how an override takes back what the file says.
+    """
+    value = getattr(section, key)
+    is_nothing = value is None or (value == 0 and value is not False)
+    return is_nothing and value == type(section).model_fields[key].default
 
 
 def _flag_mistake(error: pydantic.ValidationError, flags: Mapping[str, Any]) -> str:

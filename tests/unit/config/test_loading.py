@@ -181,7 +181,6 @@ IGNORED = [
     ("training.plateau_factor=0.5", "only schedule plateau uses it"),
     ("decoding={exact_stop: true, patience: 1.0}", "exact_stop has a rule of its own"),
     ("tokenizer.tgt_vocab_size=100", "the vocabulary is shared"),
-    ("tokenizer.tgt_vocab_size=null", "the vocabulary is shared"),
     ("model.encoder.max_positions=1024", "sinusoidal positions have no limit"),
     (
         "model.encoder={type: rnn, reverse_source: false}",
@@ -195,6 +194,23 @@ def test_settings_that_would_be_ignored_are_errors_even_at_their_default(setting
     text = message(MINIMAL, setting)
     assert text.startswith(f"--set {setting}: ")
     assert text.endswith(f"would be ignored, since {reason}. Remove it.")
+
+
+@pytest.mark.parametrize(
+    ("rest", "ignored", "setting"),
+    [
+        ("tokenizer: {shared: true", ", tgt_vocab_size: 100", "tokenizer.tgt_vocab_size=null"),
+        (
+            "training: {schedule: linear, max_updates: 9",
+            ", cooldown_updates: 3",
+            "training.cooldown_updates=0",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_taken_back(rest: str, ignored: str, setting: str):
+    text = MINIMAL + rest + ignored + "}"
+    assert "would be ignored" in message(text)
+    assert parse(text, setting) == parse(MINIMAL + rest + "}")
 
 
 def test_ignored_setting_of_a_file_is_placed_at_its_line():
