@@ -19,7 +19,8 @@ def add_engine(verb: argparse.ArgumentParser) -> None:
         "--engine",
         type=values.one_of(ENGINES),
         metavar="|".join(ENGINES),
-        help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt",
+        help="what translates; ctranslate2 takes a folder of `nmt export`. Default: nmt, or what "
+        "`nmt optimize` chose",
     )
 
 
@@ -83,5 +84,11 @@ def add_optimize(verb: argparse.ArgumentParser) -> None:
         "--shortlist",
         action="store_true",
         help="also learn from the training data which targets a source may need, and measure that",
+    )
+    verb.add_argument(
+        "--batch-size",
+        type=values.positive,
+        metavar="N",
+        help="measure with so many sentences at a time, as they will come. Default: as many as fit",
     )
     verb.add_argument("--threads", type=values.positive, metavar="N", help="CPU threads")

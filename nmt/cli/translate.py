@@ -81,10 +81,12 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
     if start.size > 1:
         device = devices.resolve(args.device or "auto")
         args.device = str(devices.of_rank(device, start.local_rank, start.size))
-    machine: engines.Machine
+    machine: engines.Machine | None
     if args.engine == "ctranslate2":
         machine = engines.build_ctranslate2(args, num_best=args.nbest or 1)
     else:
+        machine = engines.build_chosen(args)
+    if machine is None:
         machine = build_translator(
             args, num_best=args.nbest or 1, is_named_per_line=style == "jsonl"
         )

@@ -1,17 +1,24 @@
 """`nmt optimize`: measures, notes the choice in the folder, and `auto` takes it from there."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nmt.checkpoint import folder
 from nmt.inference import optimizing
+from nmt.interop import ctranslate2_engine
 from nmt.runtime import locks
 from nmt.search import narrowed
 
 SHORT = {"max_updates": 2}
+NO_PACKAGE = "the extra ctranslate2 is not installed"
+needs_ctranslate2 = pytest.mark.skipif(
+    importlib.util.find_spec("ctranslate2") is None, reason=NO_PACKAGE
+)
 
 
 @pytest.fixture
@@ -133,3 +140,142 @@ def test_a_shortlist_wants_one_model_and_its_training_data(run, nmt):
     for path in Path().glob("train*"):
         path.unlink()
     nmt("optimize", run, "--shortlist").assert_refused(1, "leave out --shortlist")
+
+
+@pytest.fixture
+def greedy(learned, tmp_path, monkeypatch) -> Path:
+    """A run that has learnt its task, beside its corpora, and that is to search greedily."""
+    shutil.copytree(learned("transformer"), tmp_path / "greedy")
+    monkeypatch.chdir(tmp_path / "greedy")
+    _configure(Path("run"), beam_size=1)
+    return Path("run")
+
+
+def _configure(run, **decoding):
+    model = folder.read(run)
+    config = yaml.safe_load(model.config_text)
+    config["decoding"] |= decoding
+    folder.publish(
+        run,
+        config_text=yaml.safe_dump(config),
+        tensors=model.tensors,
+        scores=model.manifest.scores,
+        update=model.manifest.update,
+    )
+
+
+@pytest.fixture
+def by_ctranslate2(monkeypatch) -> list[int]:
+    """Grows by one for each call of CTranslate2's search."""
+    calls: list[int] = []
+    translate = ctranslate2_engine.Engine.translate
+    monkeypatch.setattr(
+        ctranslate2_engine.Engine,
+        "translate",
+        lambda self, lines: (calls.append(len(lines)), translate(self, lines))[1],
+    )
+    return calls
+
+
+@needs_ctranslate2
+def test_an_engine_that_is_chosen_translates(greedy, nmt, monkeypatch, by_ctranslate2):
+    _prefer(monkeypatch, "ctranslate2 float32")
+    done = nmt("optimize", greedy, "--batch-size", "1")
+    assert done.code == 0, done.err
+    assert [line.split("  ")[0] for line in done.lines if "<- chosen" in line] == [
+        "ctranslate2 float32"
+    ]
+    decision = folder.verify(greedy).optimized
+    assert decision["batch_sentences"] == 1
+    assert [path.name for path in greedy.glob("*ctranslate2*")] == [decision["engine_folder"]]
+    assert not list(greedy.glob(".tmp*"))
+    shutil.move(greedy, "moved")
+    test = Path("test.src").read_bytes()
+    by_ctranslate2.clear()
+    found = nmt("translate", "--model", "moved", stdin=test)
+    assert "engine: CTranslate2, which `nmt optimize` chose" in found.err
+    assert sum(by_ctranslate2) == len(test.splitlines())
+    own = nmt("translate", "--model", "moved", "--engine", "nmt", stdin=test)
+    assert sum(by_ctranslate2) == len(test.splitlines())
+    differing = sum(one != other for one, other in zip(found.lines, own.lines, strict=True))
+    assert differing <= 1
+    assert len(set(own.lines)) > 30
+
+
+@needs_ctranslate2
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--precision", "fp32"),
+        ("--beam-size", "3"),
+        ("--nbest", "2", "--beam-size", "2", "--length-penalty", "0"),
+        ("--format", "jsonl"),
+        ("--target-prefix", "ba"),
+        ("--no-shortlist",),
+        ("--engine", "nmt"),
+    ],
+)
+def test_what_the_engine_has_not_our_own_search_does(
+    flags, greedy, nmt, monkeypatch, by_ctranslate2
+):
+    _prefer(monkeypatch, "ctranslate2 int8")
+    assert nmt("optimize", greedy).code == 0
+    by_ctranslate2.clear()
+    stdin = b'{"text": "ba de"}\n' if "jsonl" in flags else b"ba de\n"
+    done = nmt("translate", "--model", greedy, *flags, stdin=stdin)
+    assert (done.code, bool(done.text), by_ctranslate2) == (0, True, [])
+    assert nmt("translate", "--model", greedy, "--max-length", "9", stdin=b"ba de\n").code == 0
+    assert by_ctranslate2 == [1]
+
+
+@needs_ctranslate2
+def test_an_engine_that_cannot_be_used_is_said_and_lost_nothing(greedy, nmt, monkeypatch):
+    _prefer(monkeypatch, "ctranslate2 int8")
+    assert nmt("optimize", greedy).code == 0
+    wanted = nmt("translate", "--model", greedy, "--engine", "nmt", stdin=b"ba de\n").text
+    (kept,) = greedy.glob("ctranslate2-*")
+    (kept / "model.bin").write_bytes(b"torn")
+    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    assert (done.code, done.text) == (0, wanted)
+    assert "cannot be used" in done.err
+    assert "torn or altered" in done.err
+    shutil.rmtree(kept)
+    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    assert (done.code, done.text) == (0, wanted)
+    assert "is missing" in done.err
+
+
+@needs_ctranslate2
+def test_new_weights_forget_the_engine_and_a_new_choice_removes_it(greedy, nmt, monkeypatch):
+    _prefer(monkeypatch, "ctranslate2 int8")
+    assert nmt("optimize", greedy).code == 0
+    _configure(greedy, beam_size=2)
+    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    assert (done.code, "engine" in done.err) == (0, False)
+    done = nmt("optimize", greedy)
+    assert "ctranslate2: left out (--length-penalty: means something else" in done.err
+    assert not list(greedy.glob("ctranslate2-*"))
+
+
+@needs_ctranslate2
+@pytest.mark.parametrize(
+    ("decoding", "reason"),
+    [
+        ({"no_repeat_ngram_size": 3}, "decoding.no_repeat_ngram_size: CTranslate2 has none"),
+        ({"length_penalty": 1.0, "beam_size": 2}, "means something else to CTranslate2"),
+        ({"long": "split"}, "decoding.long: CTranslate2 has none (given: split)"),
+    ],
+)
+def test_settings_that_mean_something_else_leave_it_out(decoding, reason, greedy, nmt):
+    _configure(greedy, **decoding)
+    done = nmt("optimize", greedy)
+    assert done.code == 0
+    assert reason in done.err
+    assert "ctranslate2" not in done.text
+
+
+def test_a_model_that_it_cannot_represent_leaves_it_out(configure, nmt):
+    pytest.importorskip("ctranslate2", reason=NO_PACKAGE)
+    configure("rnn", training=SHORT)
+    assert nmt("train", "c.yaml").code == 0
+    assert "ctranslate2: left out (model.encoder.type" in nmt("optimize", "run").err

@@ -1,0 +1,137 @@
+"""Exports inside a model folder: what `nmt optimize` measures, and keeps where it is the fastest.
+
+MODEL/ctranslate2-XXXXXXXX/   an export as in `ctranslate2_folder`, named after what is in it
+
+The decision in the manifest names it, so it counts from the moment that this is written. It belongs to
+the weights that it was made from: with others, or damaged, it is not used.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nmt import errors
+from nmt.checkpoint import folder, manifests
+from nmt.config import schema
+from nmt.inference import loading
+from nmt.interop import ctranslate2_engine, ctranslate2_export, ctranslate2_folder, ctranslate2_spec
+from nmt.runtime import files
+
+logger = logging.getLogger(__name__)
+
+KEY = "engine_folder"  # of the decision in the manifest
+PREFIX = "ctranslate2-"
+_UNFINISHED = ".tmp-optimize-"
+QUANTIZATIONS = ("float32", "int8")
+# Settings of a search that need no default: CTranslate2 has them, or they only bound the time.
+# `precision` is that of our own search; `max_length_ratio` ends endless repetition.
+_SAME = frozenset(
+    {*ctranslate2_folder.DECODING_KEYS, "exact_stop", "precision", "max_length_ratio"}
+)
+
+
+def check(config: schema.Config, path: Path) -> None:
+    """Finds out whether CTranslate2 can translate as the configuration of a model says.
+
+    Args:
+        config: of the model.
+        path: its folder.
+
+    Raises:
+        errors.UsageError: it cannot, or is not installed; says why.
+    """
+    ctranslate2_spec.package()
+    texts = loading.load_texts(path)
+    ctranslate2_spec.check(config.model, texts.src.vocab, texts.tgt.vocab)
+    if config.data.languages:
+        raise errors.UsageError("data: CTranslate2 sets no tags, which this model's sources have.")
+    if config.data.valid_corpora[0].mono is not None:
+        raise errors.UsageError("data.valid: CTranslate2 restores no damaged text.")
+    for name, field in schema.DecodingConfig.model_fields.items():
+        value = getattr(config.decoding, name)
+        if name not in _SAME and value != field.get_default(call_default_factory=True):
+            raise errors.UsageError(f"decoding.{name}: CTranslate2 has none (given: {value}).")
+    ctranslate2_engine.check(config.decoding, 1, None)
+
+
+@contextlib.contextmanager
+def made(path: Path, sources: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Exports a model for the time of the block.
+
+    Args:
+        path: the model folder, which `check` has passed.
+        sources: lines on which both engines are compared.
+
+    Yields:
+        Exported folders by quantization, without those that translate differently.
+
+    Raises:
+        errors.FileError: the folder cannot be written.
+    """
+    for left in path.glob(f"{_UNFINISHED}*"):  # by a kill
+        files.remove_tree(left)
+    try:
+        room = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=path))
+    except OSError as error:
+        raise errors.FileError(f"{path}: cannot be written ({error.strerror}).") from error
+    found = {}
+    try:
+        for quantization in QUANTIZATIONS:
+            try:
+                ctranslate2_export.export(path, room / quantization, quantization, sources)
+            except errors.ModelError as error:
+                logger.info("ctranslate2 %s: left out (%s)", quantization, error)
+            else:
+                found[quantization] = room / quantization
+        yield found
+    finally:
+        files.remove_tree(room)
+
+
+def keep(path: Path, exported: Path) -> str:
+    """Moves an export of `made` to where it can stay; returns its name in the model folder.
+
+    Raises:
+        errors.FileError: it cannot be moved.
+    """
+    name = PREFIX + files.sha256_of(exported / ctranslate2_folder.NOTE)[:8]
+    files.remove_tree(path / name)
+    try:
+        os.rename(exported, path / name)
+    except OSError as error:
+        raise errors.FileError(f"{path / name}: cannot be made ({error.strerror}).") from error
+    files.fsync_dir(path)
+    return name
+
+
+def sweep(path: Path, name: str | None) -> None:
+    """Removes all exports of a model folder but the one of this name."""
+    for other in path.glob(f"{PREFIX}*"):
+        if other.name != name:
+            files.remove_tree(other)
+
+
+def find(path: Path) -> Path | None:
+    """Returns the export that `nmt optimize` chose for the weights of a model folder, or None.
+
+    Raises:
+        errors.ModelError: it is missing, damaged, or made from other weights.
+        errors.UsageError: CTranslate2 is not installed.
+    """
+    try:
+        if KEY not in manifests.read(path).manifest.optimized:
+            return None
+        manifest = folder.verify(path)
+    except errors.ModelError:
+        return None  # whoever loads the model says what is wrong with it
+    name = manifest.optimized.get(KEY)
+    if name is None:
+        return None
+    ctranslate2_spec.package()
+    note = ctranslate2_folder.read(path / str(name))
+    if note.made_from.get("weights_sha256") != manifest.files[folder.WEIGHTS].sha256:
+        raise errors.ModelError(f"{path / name}: was made from other weights.")
+    return path / str(name)
