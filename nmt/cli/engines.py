@@ -40,6 +40,9 @@ class Machine(Protocol):
     def check(self, request: requests.Request, *, with_constraints: bool = False) -> None:
         """Refuses a request before any work, if it is impossible."""
 
+    def readable(self, request: requests.Request) -> str:
+        """Returns as much of the text of a request as the model reads."""
+
     def answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Returns what becomes of each request; one that is impossible harms no other."""
 
@@ -111,9 +114,7 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
         if (args.nbest or 1) > 1:
             raise errors.UsageError("--nbest: lists of CTranslate2 may end elsewhere.")
         loading.set_up_threads(args.threads)
-        engine = ctranslate2_engine.load(
-            exported, decoding, batch_sentences=args.batch_size, device="cpu"
-        )
+        engine = ctranslate2_kept.load(exported, decoding, args.batch_size)
     except errors.UsageError as error:
         logger.info("engine: nmt, not the one that `nmt optimize` chose (%s)", error)
         return None

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         }
         with _exports(path, config, sources) as exports:
             for name, exported in exports.items():
-                machines[name] = _engine(exported, config.decoding, args.batch_size)
+                machines[name] = ctranslate2_kept.load(exported, config.decoding, args.batch_size)
             measurements = optimizing.measure(
                 {name: machine.translate for name, machine in machines.items()},
                 sources,
@@ -153,14 +153,6 @@ def _exports(
         return
     with ctranslate2_kept.made(path, sources[:CHECK_LINES]) as found:
         yield {f"ctranslate2 {name}": exported for name, exported in found.items()}
-
-
-def _engine(
-    exported: Path, decoding: schema.DecodingConfig, batch_sentences: int | None
-) -> Machine:
-    return ctranslate2_engine.load(
-        exported, decoding, batch_sentences=batch_sentences, device="cpu"
-    )
 
 
 def _machine(

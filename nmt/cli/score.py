@@ -99,6 +99,7 @@ def _build(args: argparse.Namespace) -> tuple[scorer.Scorer, tuple[str, ...]]:
         paths,
         device=args.device or "auto",
         precision=args.precision,
+        shortlist=False,
         shares=args.ensemble_weights,
     )
     flags = {"length_penalty": args.length_penalty, "batch_tokens": args.batch_tokens}

@@ -192,7 +192,10 @@ def _translate(
 ) -> None:
     """Does the part of the process that reads and writes."""
     reader = lines.LineReader(stream)
-    phrases = None if args.constraints is None else files.read_lines(Path(args.constraints))
+    counter = files.DecodeCounter()
+    phrases = (
+        None if args.constraints is None else files.read_lines(Path(args.constraints), counter)
+    )
     items = translate_formats.with_constraints(
         reader.chunks(CHUNK_LINES * group.size), phrases, str(args.constraints)
     )
@@ -206,6 +209,7 @@ def _translate(
             num_cut, num_split = _share(group, answerer, items, answers)
     for text, count in (
         ("lines that were not valid UTF-8, whose bad bytes were replaced", reader.num_invalid),
+        ("lines of --constraints that were not valid UTF-8", counter.num_invalid),
         ("lines that were longer than the model reads and were cut", num_cut),
         ("lines that were longer than the model reads and were split", num_split),
         ("lines that could not be translated", answers.num_errors),

@@ -172,15 +172,17 @@ class Answerer:
         self, line: str, phrases: Sequence[str]
     ) -> tuple[Fields, requests.Request | None, str | None]:
         """Returns the fields, and the request or an error."""
+        fields: Fields = {}
+        wanted = tuple(phrases)
         try:
             fields, request = self._style.read(line, self._default)
+            if self._glossary is not None:
+                # Terms that are cut off are not translated, so they cannot be wanted.
+                wanted += self._glossary.targets(self.machine.readable(request))
         except _LineError as error:
             return error.fields, None, str(error)
         except errors.NMTError as error:
-            return {}, None, str(error)
-        wanted = tuple(phrases)
-        if self._glossary is not None:
-            wanted += self._glossary.targets(request.text)
+            return fields, None, str(error)
         if wanted:
             request = dataclasses.replace(request, constraints=request.constraints + wanted)
         return fields, request, None
@@ -188,8 +190,8 @@ class Answerer:
     def _written(self, outcome: outcomes.Outcome, number: int, fields: Fields) -> list[str]:
         if outcome.error is not None and not isinstance(self._style, JsonLines):
             # Nothing but a blank line can stand for it there.
-            blank = [outcomes.Translation("", score=float("-inf"))] * self._default.num_best
-            outcome = outcomes.Outcome(blank)
+            missing = [outcomes.missing(self._default)] * self._default.num_best
+            outcome = outcomes.Outcome(missing)
         return self._style.write(outcome, number, fields, with_scores=self._with_scores)
 
 
@@ -231,6 +233,7 @@ def with_constraints(
     """
     num_lines = 0
     for chunk in chunks:
+        is_first = not num_lines
         items: list[Item] = []
         for line in chunk:
             own = "" if phrases is None else next(phrases, None)
@@ -239,6 +242,8 @@ def with_constraints(
                     f"{place}: has fewer lines than the input. Each input line wants one, which "
                     "may be blank."
                 )
+            if is_first and not items:
+                own = own.removeprefix("\ufeff")
             items.append([line, [phrase for phrase in own.split("\t") if phrase.strip()]])
         num_lines += len(chunk)
         yield items

@@ -1,7 +1,6 @@
 """What flags take, with the words for what they do not."""
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 
 from nmt import errors
@@ -70,7 +69,7 @@ def weights(text: str) -> list[float]:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or not all(0.0 < weight < math.inf for weight in found):
+    if not found or not all(1e-9 <= weight <= 1e9 for weight in found):
         raise argparse.ArgumentTypeError(
             f"wants numbers above 0, apart by commas, such as 0.7,0.3 (given: {text!r})."
         )

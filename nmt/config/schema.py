@@ -48,26 +48,36 @@ class ModelConfig(Section):
         return options.model_validate({"type": name, **value}, strict=True)
 
 
+# Beyond these a search is a slip of the finger: it would end in memory or in the range of numbers.
+MAX_HYPOTHESES = 10_000
+MAX_TOKENS = 1_000_000
+MAX_FACTOR = 1e6
+
+
 class DecodingConfig(Section):
     """The beam search and its limits."""
 
     beam_size: int = knobs.knob(
-        5, "hypotheses kept per sentence; 1 = greedy", unit="hypotheses", ge=1
+        5, "hypotheses kept per sentence; 1 = greedy", unit="hypotheses", ge=1, le=MAX_HYPOTHESES
     )
     length_penalty: float = knobs.knob(
         1.0,
         "alpha of ((5 + length) / 6) ** alpha, which divides scores (Wu et al. 2016); 0 = plain sum",
         ge=0,
+        le=10,
     )
-    min_length: int = knobs.knob(0, "no EOS before so many target tokens", unit="tokens", ge=0)
+    min_length: int = knobs.knob(
+        0, "no EOS before so many target tokens", unit="tokens", ge=0, le=MAX_TOKENS
+    )
     max_length: int = knobs.knob(
-        512, "no target longer than this, EOS included", unit="tokens", ge=1
+        512, "no target longer than this, EOS included", unit="tokens", ge=1, le=MAX_TOKENS
     )
     max_length_ratio: float = knobs.knob(
         3.0,
         "no target longer than this many times the source length, plus 20",
         unit="ratio",
         gt=0,
+        le=MAX_FACTOR,
         why="stops endless repetition early",
     )
     patience: float = knobs.knob(
@@ -75,27 +85,34 @@ class DecodingConfig(Section):
         "a sentence is done once beam_size times this many are finished and no open one is better",
         unit="factor",
         gt=0,
+        le=MAX_FACTOR,
         why="1 = the usual rule (Kasai et al. 2024), but that open ones count, too",
     )
     exact_stop: bool = knobs.knob(
         False, "go on until no open hypothesis can win any more", why="slower, seldom better"
     )
     min_length_ratio: float = knobs.knob(
-        0.0, "no EOS before this many times the source length", unit="ratio", ge=0
+        0.0, "no EOS before this many times the source length", unit="ratio", ge=0, le=MAX_FACTOR
     )
     coverage_penalty: float = knobs.knob(
         0.0,
         "beta of the penalty for source tokens that got little attention (Wu et al. 2016)",
         ge=0,
+        le=MAX_FACTOR,
         why="0 = none; needs a model that attends",
     )
     no_repeat_ngram_size: int = knobs.knob(
-        0, "no sequence of so many tokens comes twice; 0 = all may", unit="tokens", ge=0
+        0,
+        "no sequence of so many tokens comes twice; 0 = all may",
+        unit="tokens",
+        ge=0,
+        le=MAX_TOKENS,
     )
     repetition_penalty: float = knobs.knob(
         1.0,
         "what the log-probability of a token that is there already is multiplied with",
         ge=1,
+        le=MAX_FACTOR,
         unit="factor",
         why="1 = nothing changes",
     )
@@ -103,9 +120,14 @@ class DecodingConfig(Section):
         False, "draw each token from the model instead of searching for the likeliest sentence"
     )
     temperature: float = knobs.knob(
-        1.0, "what logits are divided by before drawing; below 1 = likelier tokens", gt=0
+        1.0,
+        "what logits are divided by before drawing; below 1 = likelier tokens",
+        ge=0.001,
+        le=MAX_FACTOR,
     )
-    top_k: int = knobs.knob(0, "draw from so many likeliest tokens; 0 = all", unit="tokens", ge=0)
+    top_k: int = knobs.knob(
+        0, "draw from so many likeliest tokens; 0 = all", unit="tokens", ge=0, le=2**31 - 1
+    )
     top_p: float = knobs.knob(
         1.0, "draw from the likeliest tokens that have this share of probability", gt=0, le=1
     )
@@ -131,7 +153,10 @@ class DecodingConfig(Section):
         why="1 = an ordinary beam (Vijayakumar et al. 2016)",
     )
     diversity_penalty: float = knobs.knob(
-        0.5, "what a token costs for each hypothesis of an earlier group that takes it", ge=0
+        0.5,
+        "what a token costs for each hypothesis of an earlier group that takes it",
+        ge=0,
+        le=MAX_FACTOR,
     )
     max_src_tokens: int = knobs.knob(
         1024, "longer sources are cut or split, which stderr counts", unit="tokens", ge=1

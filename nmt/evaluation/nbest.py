@@ -25,12 +25,14 @@ class Entry:
         text: the translation.
         features: as they are written: `name=value` apart by spaces.
         score: as it is written; empty where there is none.
+        rest: the fields behind it as they are written, such as an alignment.
     """
 
     number: int
     text: str
     features: str = ""
     score: str = ""
+    rest: tuple[str, ...] = ()
 
     def feature(self, name: str) -> float | None:
         """Returns the value of a feature, `name=-1.5` or `name= -1.5`; None if it is no number."""
@@ -44,7 +46,7 @@ class Entry:
 
     def line(self) -> str:
         """Returns the entry as it is written."""
-        fields = (str(self.number), self.text, self.features, self.score)
+        fields = (str(self.number), self.text, self.features, self.score, *self.rest)
         return f" {SEPARATOR} ".join(fields).rstrip()
 
 
@@ -70,7 +72,7 @@ def parse(line: str, place: str) -> Entry:
             f"{place}: wants the number of a source first, from 0 (given: {fields[0][:40]!r})."
         )
     number, text, features, score = (*fields, "", "")[:4]
-    return Entry(int(number), text, features, score)
+    return Entry(int(number), text, features, score, tuple(fields[4:]))
 
 
 def _number(text: str) -> float | None:

@@ -62,8 +62,12 @@ class Explainer:
         return found
 
     def _words(self, text: str) -> list[str]:
-        """Returns the words of a source as they are written, or normalised where that splits some."""
-        normalized = self._texts.src.normalize(text).replace(tokenizer.SPACE, " ").split()
+        """Returns the words of a source as they are written, or normalised where that splits some.
+
+        The tokenizer parts words at its spaces alone; other white space is part of a word.
+        """
+        pieces = self._texts.src.normalize(text).replace(tokenizer.SPACE, " ")
+        normalized = [word for word in pieces.split(" ") if word]
         written = text.split()
         return written if len(written) == len(normalized) else normalized
 

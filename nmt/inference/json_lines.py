@@ -2,10 +2,11 @@
 
 In: `text`, `tgt_lang`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its
 name in the configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
-`alignment`, `tokens`, `token_scores`, `utilities`; or `error`. All other fields are passed through.
+`alignment`, `tokens`, `token_scores`, `utilities`; or `error`. All other fields are passed on.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,15 @@ from nmt.inference import alignments, outcomes, requests
 # Options that belong to the whole run, not to a line.
 GLOBAL_OPTIONS = {"precision", "batch_tokens", "max_src_tokens"}
 OPTIONS = frozenset(schema.DecodingConfig.model_fields) - GLOBAL_OPTIONS
+# Fields of answers, which are never passed through: those of an earlier answer would pass for ours.
+ANSWERS = frozenset(
+    {
+        "translation", "score", "translations", "scores", "alignment", "tokens", "token_scores",
+        "utilities", "error",
+    }
+)  # fmt: skip
+# Beyond it Python cannot write again what it has read.
+MAX_DEPTH = 100
 FIELDS = frozenset({"text", "tgt_lang", "target_prefix", "constraints", "avoid", "nbest"}) | OPTIONS
 
 
@@ -27,9 +37,11 @@ def parse_line(line: str) -> dict[str, Any]:
         errors.DataError: it holds none.
     """
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise errors.DataError(f"is no JSON ({error}).") from error
+    if _is_deep(fields):
+        raise errors.DataError(f"wants objects and lists in each other {MAX_DEPTH} times at most.")
     if not isinstance(fields, dict):
         raise errors.DataError(f"wants a JSON object (given: {line.strip()[:40]}).")
     return fields
@@ -70,7 +82,7 @@ def object_of(outcome: outcomes.Outcome, fields: Mapping[str, Any]) -> dict[str,
         outcome: the translations, or the error.
         fields: of the object that asked.
     """
-    passed = {name: value for name, value in fields.items() if name not in FIELDS}
+    passed = {name: value for name, value in fields.items() if name not in FIELDS | ANSWERS}
     if outcome.error is not None:
         return {**passed, "error": outcome.error}
     best = outcome.translations[0]
@@ -88,6 +100,31 @@ def object_of(outcome: outcomes.Outcome, fields: Mapping[str, Any]) -> dict[str,
     return {**passed, **answer}
 
 
+def _refused(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    """Returns a number, which could not be written again if it were infinite."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is out of range")
+    return value
+
+
+def _is_deep(fields: Any) -> bool:
+    """Returns whether lists and objects are in each other more than `MAX_DEPTH` times."""
+    level = [fields]
+    for _ in range(MAX_DEPTH + 1):
+        nested = [one for one in level if isinstance(one, dict | list)]
+        if not nested:
+            return False
+        level = [
+            part for one in nested for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    return True
+
+
 def _number(score: float) -> float | None:
     """Returns null for a translation that is not there: JSON knows no infinity."""
     return None if score == float("-inf") else score
@@ -96,9 +133,13 @@ def _number(score: float) -> float | None:
 def _option(value: Any, name: str) -> Any:
     """Returns a whole number as a float where the option is one: JSON makes no difference."""
     is_float = schema.DecodingConfig.model_fields[name].annotation is float
-    if value is None:
-        raise errors.DataError(f"{name}: wants a value (given: null).")
-    return float(value) if is_float and type(value) is int else value
+    if value is None or isinstance(value, dict | list):
+        shown = "null" if value is None else "a list or an object"
+        raise errors.DataError(f"{name}: wants a value (given: {shown}).")
+    try:
+        return float(value) if is_float and type(value) is int else value
+    except OverflowError as error:
+        raise errors.DataError(f"{name}: is out of range.") from error
 
 
 def _text(fields: Mapping[str, Any], name: str, default: str | None) -> str:

@@ -56,6 +56,12 @@ def blank(request: requests.Request) -> Translation:
     )
 
 
+def missing(request: requests.Request) -> Translation:
+    """Returns what stands for a translation that there is none of, with all that was asked for."""
+    never = float("-inf")
+    return dataclasses.replace(blank(request), score=never, log_probability=never)
+
+
 def joined(parts: Sequence[Outcome]) -> Outcome:
     """Returns the outcome of a line from those of its parts: the n-th of each, with a space between.
 

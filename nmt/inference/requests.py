@@ -11,6 +11,9 @@ from nmt.search import constraints
 from nmt.search import settings as search_settings
 from nmt.text import boundaries, tokenizer
 
+# Settings that a planner remembers.
+MAX_KNOWN = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -69,6 +72,8 @@ class Planner:
         """
         key = (decoding, num_best)
         if key not in self._known:
+            if len(self._known) >= MAX_KNOWN:  # each line may have a seed of its own
+                self._known.clear()
             _check(decoding, num_best, self._model)
             self._known[key] = _search_settings(decoding, num_best)
         return self._known[key]
@@ -121,12 +126,18 @@ class Planner:
     def _spellings(
         self, phrase: search_settings.Phrase, tokens: search_settings.Phrase, num_forced: int
     ) -> Iterator[search_settings.Phrase]:
-        """Yields each part of a translation that reads like a phrase, as a word of its own."""
+        """Yields each part of a translation that reads like a phrase, as a word of its own.
+
+        A part behind punctuation without a space has the token before it with it, since its own
+        tokens alone may be part of any word.
+        """
         text = self._tgt.decode(phrase).strip()
         if not text or text not in self._tgt.decode(tokens):
             return
         for begin in range(len(tokens)):
-            if begin and tokens[begin] in self.continuing:
+            is_inside = bool(begin) and tokens[begin] in self.continuing
+            before = self._tgt.decode(tokens[:begin]) if is_inside else ""
+            if before and boundaries.is_letter(before[-1]):
                 continue
             for end in range(begin + 1, len(tokens) + 1):
                 own = self._tgt.decode(tokens[begin:end]).strip()
@@ -136,7 +147,7 @@ class Planner:
                     boundaries.is_letter(text[-1]) and {*tokens[end : end + 1]} & self.continuing
                 )
                 if own == text and end > num_forced and not is_cut:
-                    yield tuple(tokens[begin:end])
+                    yield tuple(tokens[begin - is_inside : end])
 
     def _closed(
         self, texts: Sequence[str], phrases: Sequence[search_settings.Phrase]
@@ -149,7 +160,7 @@ class Planner:
     def _phrases(self, texts: Sequence[str], name: str) -> Iterator[search_settings.Phrase]:
         for text in texts:
             phrase = self._spelled(text, name)
-            if not phrase:
+            if not phrase or not text.strip():
                 raise errors.UsageError(f"{name}: a phrase may not be empty.")
             yield tuple(phrase)
 
@@ -157,7 +168,7 @@ class Planner:
         """Yields phrases; what the vocabulary cannot spell is avoided by that already."""
         for text in texts:
             phrase = self._tgt.encode(text)
-            if not phrase:
+            if not phrase or not text.strip():
                 raise errors.UsageError("avoid: a phrase may not be empty.")
             if self._tgt.vocab.unk_id not in phrase:
                 yield tuple(phrase)
@@ -184,6 +195,18 @@ class Planner:
                     f"{name}: wants {wanted} target tokens, more than the longest translation has "
                     f"({limit}). Shorten it, or raise max_length."
                 )
+
+
+def check_num_best(num_best: int) -> None:
+    """Refuses numbers of translations that no search can have.
+
+    Raises:
+        errors.UsageError: it is one.
+    """
+    if not 1 <= num_best <= schema.MAX_HYPOTHESES:
+        raise errors.UsageError(
+            f"--nbest: wants 1 to {schema.MAX_HYPOTHESES:,} (given: {num_best})."
+        )
 
 
 def check_constraints(settings: search_settings.SearchSettings) -> None:
@@ -214,8 +237,7 @@ def _contains(tokens: search_settings.Phrase, phrase: search_settings.Phrase) ->
 
 
 def _check(decoding: schema.DecodingConfig, num_best: int, model: base.Model) -> None:
-    if num_best < 1:
-        raise errors.UsageError(f"--nbest: wants at least 1 (given: {num_best}).")
+    check_num_best(num_best)
     if num_best > decoding.beam_size and not decoding.sample:
         raise errors.UsageError(
             f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "

@@ -15,6 +15,7 @@ from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam, forced, narrowed
 from nmt.search import settings as search_settings
+from nmt.text import tokenizer
 
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
@@ -107,6 +108,25 @@ class Translator:
             requests.check_constraints(self._plan(request).settings)
         self._plan(request)
 
+    def readable(self, request: requests.Request) -> str:
+        """Returns as much of the text of a request as the model reads.
+
+        A text that is to be split is read as a whole.
+        """
+        room = self._room(request.tgt_lang)
+        text = request.text
+        # No piece is shorter than a byte.
+        if request.decoding.long == "split" or len(text.encode(errors="replace")) < room:
+            return text
+        surfaces = self._texts.src.surfaces(text)
+        if len(surfaces) <= room:
+            return text
+        return "".join(surfaces[:room]).replace(tokenizer.SPACE, " ").strip()
+
+    def _room(self, tgt_lang: str | None) -> int:
+        """Returns how many source tokens there may be beside EOS and tags."""
+        return max(self._max_src_tokens - 1 - len(self._texts.tags(tgt_lang)), 1)
+
     def translate(
         self, lines: Sequence[str], tgt_lang: str | None = None
     ) -> list[list[outcomes.Translation]]:
@@ -157,9 +177,7 @@ class Translator:
         def count(several: Sequence[str]) -> list[int]:
             return [len(ids) for ids in self._texts.src.encode_batch(several)]
 
-        # Beside EOS and tags.
-        room = max(self._max_src_tokens - 1 - len(self._texts.tags(request.tgt_lang)), 1)
-        text = request.text
+        room, text = self._room(request.tgt_lang), request.text
         if request.decoding.long == "truncate" or not text.strip() or count([text])[0] <= room:
             return [request]
         outcomes.check_parts(request)
@@ -174,6 +192,7 @@ class Translator:
         Raises:
             errors.UsageError: an option is impossible.
         """
+        requests.check_num_best(request.num_best)
         if self._risk is not None:
             wanted = outcomes.num_candidates(self._risk, request.decoding, request.num_best)
             request = dataclasses.replace(request, num_best=wanted)
@@ -185,12 +204,12 @@ class Translator:
         waiting: dict[tuple[object, ...], list[_Line]] = {}
         sources = self._encode(asked)
         for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
-            answers.append(outcomes.Outcome([outcomes.blank(request)] * request.num_best))
             try:
                 planned = self._plan(request)
             except errors.UsageError as error:
-                answers[index] = outcomes.Outcome([], str(error))
+                answers.append(outcomes.Outcome([], str(error)))
                 continue
+            answers.append(outcomes.Outcome([outcomes.blank(request)] * request.num_best))
             if source:
                 # A search is of one width and kind; constraints would slow down those without.
                 has_constraints = bool(planned.constraints)
@@ -331,5 +350,5 @@ class Translator:
         if self._risk is not None and translations:
             translations = outcomes.by_utility(translations, self._risk)
         wanted = line.asked.num_best
-        missing = outcomes.Translation("", score=float("-inf"), log_probability=float("-inf"))
+        missing = outcomes.missing(line.asked)
         return outcomes.Outcome((translations + [missing] * wanted)[:wanted])

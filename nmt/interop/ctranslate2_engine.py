@@ -19,6 +19,7 @@ from nmt import errors
 from nmt.config import schema
 from nmt.inference import loading, outcomes, requests
 from nmt.interop import ctranslate2_folder, ctranslate2_spec
+from nmt.search import settings
 
 
 class Engine:
@@ -93,6 +94,10 @@ class Engine:
                 "Leave them out, or take --engine nmt."
             )
 
+    def readable(self, request: requests.Request) -> str:
+        """Returns the whole text: what is made of it, terms, this engine has not."""
+        return request.text
+
     def answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Returns the translations of each request.
 
@@ -155,7 +160,10 @@ class Engine:
             # EOS counts; at the limit CTranslate2 puts another token in its place.
             tokens = tuple(self._ids[piece] for piece in hypothesis[: self._max_length - 1])
             text = self._texts.tgt.decode(list(tokens))
-            found.append(outcomes.Translation(text, log_probability, log_probability, tokens))
+            # Greedy search chooses nothing by the penalty, but a score is what it is elsewhere.
+            penalty = settings.penalty(len(tokens) + 1, self._decoding.length_penalty)
+            score = log_probability / float(penalty)
+            found.append(outcomes.Translation(text, score, log_probability, tokens))
         missing = outcomes.Translation("", score=float("-inf"), log_probability=float("-inf"))
         return found + [missing] * (self._num_best - len(found))
 

@@ -107,6 +107,24 @@ def keep(path: Path, exported: Path) -> str:
     return name
 
 
+def load(
+    exported: Path, decoding: schema.DecodingConfig, batch_sentences: int | None
+) -> ctranslate2_engine.Engine:
+    """Loads an export on the CPU, with the settings of the model that it was made from.
+
+    Raises:
+        errors.ModelError: a file is missing, torn or altered.
+        errors.UsageError: a setting means something else to CTranslate2.
+    """
+    _, positions = ctranslate2_folder.read(exported).positions
+    if positions is not None and positions < decoding.max_length:
+        # What the model cannot represent our own search does not ask for, either.
+        decoding = decoding.model_copy(update={"max_length": positions})
+    return ctranslate2_engine.load(
+        exported, decoding, batch_sentences=batch_sentences, device="cpu"
+    )
+
+
 def sweep(path: Path, name: str | None) -> None:
     """Removes all exports of a model folder but the one of this name."""
     for other in path.glob(f"{PREFIX}*"):

@@ -276,13 +276,15 @@ def _deal(scores_BC: torch.Tensor, banks_BC: torch.Tensor, count: int) -> torch.
 def _moves(phrase: search_settings.Phrase, width: int) -> list[list[int]]:
     """Returns how many tokens are matched after each token; see `Progress.moves_BPUU`."""
     moves = [[0] * (width + 1) for _ in range(width + 1)]
-    for matched in range(len(phrase)):
-        for token in set(phrase):
-            seen = (*phrase[:matched], token)
-            longest = next(
-                n for n in range(len(seen), -1, -1) if seen[len(seen) - n :] == phrase[:n]
-            )
-            moves[matched][phrase.index(token)] = longest
+    first = {token: place for place, token in reversed([*enumerate(phrase)])}
+    # What still stands when a beginning breaks off moves on as that shorter beginning does.
+    fallback = 0
+    for matched, token in enumerate(phrase):
+        for place in first.values():
+            moves[matched][place] = moves[fallback][place] if matched else 0
+        moves[matched][first[token]] = matched + 1
+        if matched:
+            fallback = moves[fallback][first[token]]
     return moves
 
 

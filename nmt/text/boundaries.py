@@ -1,6 +1,7 @@
 """Where words end, for tokenizers that write a sign for each space."""
 
 import re
+import unicodedata
 
 from nmt.text import tokenizer, vocab
 
@@ -9,19 +10,26 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE_BYTE = tokenizer.SPACE.encode()[0]
 
 # Scripts that write no spaces between words: Thai, Lao, Burmese, Khmer, and Chinese and Japanese.
-_UNSPACED = (
+UNSPACED = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
     (0x1780, 0x17FF),
     (0x2E80, 0xABFF),
     (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
 )
 
 
 def is_letter(character: str) -> bool:
     """Returns whether a character is part of a word that spaces or punctuation would end."""
-    is_unspaced = any(first <= ord(character) <= last for first, last in _UNSPACED)
-    return character.isalnum() and ord(character) < 0x20000 and not is_unspaced
+    # Marks, such as vowel signs of Hindi and accents on their own, belong to the letter before them.
+    is_part = character.isalnum() or unicodedata.category(character)[0] == "M"
+    return is_part and not is_unspaced(character)
+
+
+def is_unspaced(character: str) -> bool:
+    """Returns whether a character is of a script that writes no spaces between words."""
+    return any(first <= ord(character) <= last for first, last in UNSPACED)
 
 
 def continuing_ids(pieces: vocab.Vocab) -> frozenset[int]:

@@ -94,7 +94,21 @@ def test_every_line_has_options_of_its_own_and_none_concerns_the_others(ask):
         ('{"text": "ba", "avoid": [" "]}', "avoid: a phrase may not be empty"),
         ('{"text": "ba", "nbest": 99}', "--nbest: more than the beam"),
         ('{"text": "ba", "nbest": "2"}', "nbest: wants a whole number"),
-        ('{"text": "ba", "nbest": -3}', "wants at least 1"),
+        ('{"text": "ba", "nbest": -3}', "wants 1 to 10,000"),
+        ('{"text": "ba", "nbest": 100000000000}', "wants 1 to 10,000"),
+        ('{"text": "ba", "nbest": 1000000000000000000000000}', "wants 1 to 10,000"),
+        ('{"text": "ba", "beam_size": 4611686018427387904}', "--beam-size: wants at most 10000"),
+        ('{"text": "ba", "patience": 1e30}', "--patience: wants at most 1e+06"),
+        ('{"text": "ba", "max_length": 9223372036854775808}', "--max-length: wants at most"),
+        ('{"text": "ba", "no_repeat_ngram_size": 9223372036854775808}', "wants at most"),
+        ('{"text": "ba", "sample": true, "top_k": 9223372036854775808}', "--top-k: wants at most"),
+        ('{"text": "ba", "max_length_ratio": 1e19}', "--max-length-ratio: wants at most"),
+        (f'{{"text": "ba", "length_penalty": 1{"0" * 400}}}', "length_penalty: is out of range"),
+        ('{"text": "ba", "id": 1e999}', "is no JSON (1e999 is out of range)"),
+        ('{"text": "ba", "id": NaN}', "is no JSON (NaN is no number of JSON)"),
+        (f'{{"text": "ba", "x": {"[" * 500}{"]" * 500}}}', "in each other 100 times at most"),
+        ('{"text": "ba", "beam_size": [[3]]}', "beam_size: wants a value (given: a list"),
+        ('{"text": "ba", "constraints": ["\\u0085"]}', "constraints: a phrase may not be empty"),
         ('{"text": "ba", "beam_size": 0}', "--beam-size: wants at least 1"),
         ('{"text": "ba", "beam_size": null}', "beam_size: wants a value"),
         ('{"text": "ba", "top_k": 3}', "would be ignored"),
@@ -120,6 +134,19 @@ def test_a_line_that_is_wrong_harms_no_other(ask, line, message):
     assert answers[2]["translation"] == "mu lo" and answers[2]["id"] == "x"
     assert any(text.startswith("line 2: ") and message in text for text in done.messages)
     assert "lines that could not be translated: 1" in done.messages
+
+
+def test_minimum_bayes_risk_refuses_numbers_that_cannot_be(ask):
+    answers, _ = ask(
+        {"text": "ba", "nbest": 0}, {"text": "ba", "nbest": -1}, flags=("--mbr", "chrf")
+    )
+    assert all("wants 1 to 10,000" in answer["error"] for answer in answers)
+
+
+def test_what_an_earlier_answer_said_is_no_part_of_this_one(ask):
+    answers, _ = ask({"text": "ba", "error": "x", "tokens": 3, "score": 1, "id": 2})
+    assert set(answers[0]) == {"translation", "score", "id"}
+    assert answers[0]["score"] < 0
 
 
 def test_a_wrong_object_keeps_its_unknown_fields(ask):
@@ -171,6 +198,32 @@ def test_a_glossary_applies_where_its_terms_are_words(run):
     assert found[6] == plain[6] == "lo"
 
 
+def test_a_glossary_may_begin_with_a_byte_order_mark_and_has_to_be_utf8(run):
+    with open("terms.tsv", "wb") as stream:
+        stream.write("\ufeffba\tmu mu\n".encode())
+    assert "mu mu" in run("--glossary", "terms.tsv", lines=["ba lo"]).lines[0]
+    with open("terms.tsv", "wb") as stream:
+        stream.write("ba\tmü\n".encode("latin-1"))
+    run("--glossary", "terms.tsv", lines=["ba"]).assert_refused(1, "terms.tsv: is not UTF-8")
+
+
+def test_terms_behind_the_limit_of_the_source_do_not_count(run):
+    with open("terms.tsv", "w") as stream:
+        stream.write("ki\tmu\nba\tpo\n")
+    long = "ba " + "lo " * 1500 + "ki " * 900
+    done = run("--glossary", "terms.tsv", "--max-length", "40", lines=[long])
+    assert "could not be translated" not in done.err
+    assert "po" in done.lines[0].split()
+
+
+def test_bad_bytes_and_a_byte_order_mark_in_a_file_of_constraints(run):
+    with open("phrases.tsv", "wb") as stream:
+        stream.write("\ufeffmu na\n".encode() + b"\xff\n")
+    done = run("--constraints", "phrases.tsv", lines=["ba", "ki"], family="transformer")
+    assert "mu na" in done.lines[0]
+    assert "lines of --constraints that were not valid UTF-8: 1" in done.err
+
+
 @pytest.mark.parametrize("line", ["ba", "ba\tde\tki", "\tde", "ba\tmu\nba\tlo"])
 def test_a_malformed_glossary_is_refused_with_its_line(run, line):
     with open("terms.tsv", "w") as stream:
@@ -186,6 +239,15 @@ def test_scores_and_alignments_stand_behind_tabs(run):
     assert len(numbers) == 4
     assert float(score) == pytest.approx(sum(numbers) / ((5 + 4) / 6), abs=1e-4)
     assert done.lines[1] == "\t0.000000\t\t"
+
+
+def test_lines_that_fail_have_as_many_columns_as_the_others(run):
+    with open("phrases.tsv", "w") as stream:
+        stream.write(f"\n{'de ' * 600}\n")
+    flags = ("--return-scores", "--alignments", "--token-scores", "--constraints", "phrases.tsv")
+    done = run(*flags, lines=["ba de ki", "ba"])
+    assert [line.count("\t") for line in done.lines] == [3, 3]
+    assert "lines that could not be translated: 1" in done.err
 
 
 def test_moses_lines_have_the_alignment_at_their_end(run):

@@ -274,6 +274,22 @@ def test_settings_that_mean_something_else_leave_it_out(decoding, reason, greedy
     assert "ctranslate2" not in done.text
 
 
+@needs_ctranslate2
+def test_learned_positions_bound_the_length_as_in_our_own_search(configure, nmt, monkeypatch):
+    path = configure("transformer", training=SHORT, decoding={"beam_size": 1})
+    config = yaml.safe_load(path.read_text())
+    for side in ("encoder", "decoder"):
+        config["model"][side] |= {"positions": "learned", "max_positions": 24}
+    path.write_text(yaml.safe_dump(config))
+    assert nmt("train", "c.yaml").code == 0
+    _prefer(monkeypatch, "ctranslate2 float32")
+    done = nmt("optimize", "run")
+    assert done.code == 0, done.err
+    found = nmt("translate", "--model", "run", stdin=b"ba de\n")
+    assert (found.code, len(found.lines)) == (0, 1)
+    assert "ctranslate2 float32" in done.text or "ctranslate2 float32: left out" in done.err
+
+
 def test_a_model_that_it_cannot_represent_leaves_it_out(configure, nmt):
     pytest.importorskip("ctranslate2", reason=NO_PACKAGE)
     configure("rnn", training=SHORT)

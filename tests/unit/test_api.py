@@ -289,6 +289,14 @@ def test_unknown_words_are_replaced_by_words_of_the_source(run_dir):
         assert all(word in line.split() for word in match.groups())
 
 
+def test_white_space_that_is_no_space_is_part_of_a_word(run_dir):
+    model = api.load(run_dir)
+    options = {"sample": True, "temperature": 5.0, "replace_unknown": True}
+    lines = [f"{line} \u0085 a\u2028b \x1c" for line in LINES if line.strip()]
+    for seed in range(4):
+        assert len(model.translate(lines, seed=seed, **options)) == len(lines)
+
+
 def test_what_needs_attention_is_refused_without_it(run_dir, monkeypatch):
     model = api.load(run_dir)
     monkeypatch.setattr(model._loaded.model, "attends", False)

@@ -11,6 +11,8 @@ def test_a_line_is_read_and_written_again():
     entry = nbest.parse(line, "x:1")
     assert entry == nbest.Entry(12, "ein Haus .", "logprob=-1.5 lm=2", "-0.75")
     assert entry.line() == line
+    aligned = f"{line} ||| 0-0 1-1"
+    assert nbest.parse(aligned, "x:1").line() == aligned
 
 
 @pytest.mark.parametrize(
@@ -35,10 +37,12 @@ def test_a_feature_is_added_or_replaced():
     assert nbest.Entry(0, "a").with_feature("x", 1.0).features == "x=1.000000"
 
 
-def test_fields_that_are_missing_are_empty_and_those_too_many_are_left():
+def test_fields_that_are_missing_are_empty_and_those_behind_the_score_are_kept():
     assert nbest.parse("0 ||| a", "x:1") == nbest.Entry(0, "a")
     assert nbest.parse("0 |||  ||| f=1 ||| -1", "x:1") == nbest.Entry(0, "", "f=1", "-1")
-    assert nbest.parse("0|||a|||f=1|||-1|||0-0", "x:1") == nbest.Entry(0, "a", "f=1", "-1")
+    assert nbest.parse("0|||a|||f=1|||-1|||0-0", "x:1") == nbest.Entry(
+        0, "a", "f=1", "-1", ("0-0",)
+    )
 
 
 @pytest.mark.parametrize("line", ["", "just text", "x ||| a", "-1 ||| a", "1_0 ||| a", "² ||| a"])

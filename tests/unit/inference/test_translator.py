@@ -13,7 +13,7 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import mbr
-from nmt.inference import outcomes, scorer, splitting, translator
+from nmt.inference import outcomes, requests, scorer, splitting, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.search import beam
@@ -297,6 +297,32 @@ def test_what_is_to_be_avoided_is_not_spelled_in_another_way_either(make, rnn, c
             assert word not in outcome.translations[0].text.split()
             num_words += 1
     assert num_words > 20 and num_others > 3
+
+
+def test_what_is_to_be_avoided_is_seen_behind_punctuation_but_not_inside_words(make, rnn, texts):
+    tgt = texts.tgt
+    planner = make(rnn)._planner
+    planned = planner.plan(dataclasses.replace(make(rnn).default, text="x", avoid=("ab",)))
+    quoted = tuple(tgt.encode('cd "ab" d'))
+    (spelling,) = planner.other_spellings(planned, [quoted])
+    assert tgt.decode(list(spelling)).strip() == '"ab'
+    assert any(quoted[i : i + len(spelling)] == spelling for i in range(len(quoted)))
+    assert not planner.other_spellings(planned, [tuple(tgt.encode("cab gab"))])
+
+
+def test_settings_of_their_own_for_each_line_are_not_kept_for_ever(make, rnn, monkeypatch):
+    monkeypatch.setattr(requests, "MAX_KNOWN", 4)
+    machine = make(rnn, sample=True)
+    asked = [
+        dataclasses.replace(
+            machine.default,
+            text="ab",
+            decoding=machine.default.decoding.model_copy(update={"seed": n}),
+        )
+        for n in range(11)
+    ]
+    assert all(outcome.error is None for outcome in machine.answer(asked))
+    assert len(machine._planner._known) <= 4
 
 
 def test_a_constraint_ends_where_its_word_ends(make, rnn, corpus):

@@ -67,6 +67,17 @@ def test_lists_have_as_many_translations_as_asked(exported: Path, corpus: list[s
     assert len(engine.translate([""])[0]) == 3
 
 
+def test_greedy_scores_are_over_the_length_penalty_as_everywhere(exported: Path, corpus: list[str]):
+    plain = ctranslate2_engine.load(exported, settings(beam_size=1, length_penalty=0.0))
+    scaled = ctranslate2_engine.load(exported, settings(beam_size=1, length_penalty=1.0))
+    for (one,), (other,) in zip(
+        plain.translate(corpus[:5]), scaled.translate(corpus[:5]), strict=True
+    ):
+        assert other.log_probability == one.log_probability == one.score
+        length = len(one.tokens) + 1
+        assert other.score == pytest.approx(one.log_probability / ((5 + length) / 6))
+
+
 def test_length_limits_are_kept(exported: Path, corpus: list[str]):
     short = ctranslate2_engine.load(exported, settings(max_length=4))
     assert max(len(found[0].tokens) for found in short.translate(corpus[:20])) == 3  # and EOS

@@ -42,6 +42,22 @@ def test_terms_are_found_where_they_stand(read, text, targets):
 
 
 @pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("我去银行取钱", ("bank",)),
+        ("银行ATM", ("bank",)),
+        ("ภาคำภา", ("word",)),
+        ("कमी", ()),
+        ("कम है", ("less",)),
+        ("cafe\u0301", ()),
+        ("cafe", ("Café",)),
+    ],
+)
+def test_marks_belong_to_words_and_scripts_without_spaces_have_no_borders(read, text, targets):
+    assert read("银行\tbank\nคำ\tword\nकम\tless\ncafe\tCafé\n").targets(text) == targets
+
+
+@pytest.mark.parametrize(
     ("text", "place"),
     [
         ("a\n", ":1:"),
