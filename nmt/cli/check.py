@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from nmt.config import loading
 from nmt.data import findings
 from nmt.runtime import device as devices
-from nmt.training import survey, watching
+from nmt.training import initial, survey, watching
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = list(args.set or [])
     flags = {"device": args.device, "training.precision": args.precision, "threads": args.threads}
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = loading.load(args.config, overrides)
+    config = initial.completed(loading.load(args.config, overrides), None)
     arithmetic = devices.training_arithmetic(
         config.training.precision, devices.resolve(config.device)
     )

@@ -151,6 +151,18 @@ def _check(args: argparse.Namespace, chosen: Sequence[str]) -> None:
 
 def _warn_of_missing(references: Sequence[Sequence[str]]) -> None:
     """Says which lines have no reference: they count as wrong, and are probably an accident."""
+    blank = [
+        number
+        for number, lines in enumerate(zip(*references, strict=True), start=1)
+        if any(line.strip() for line in lines) and not all(line.strip() for line in lines)
+    ]
+    if blank:
+        logger.warning(
+            "lines with a blank reference beside others, which an empty translation equals: "
+            "%d (first: line %d)",
+            len(blank),
+            blank[0],
+        )
     missing = [
         number
         for number, lines in enumerate(zip(*references, strict=True), start=1)

@@ -234,6 +234,11 @@ def _count_pairs(paths: Paths) -> int:
         errors.DataError: their numbers of lines differ, or there are none.
         errors.FileError: one of them cannot be read.
     """
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise errors.FileError(
+                f"{path}: is no regular file. Corpora are read more than once; write it to a file."
+            )
     src, tgt = (sum(1 for _ in files.read_lines(path)) for path in paths)
     if src != tgt:
         raise errors.DataError(

@@ -81,7 +81,7 @@ class Job:
         self._run_log = run_files.run_log
         self._metrics = run_files.metrics
         self._stop_requested = stop_requested
-        self._fingerprint = ""
+        self._fingerprint = self._held_out = ""
         self._watchers = watching.Watchers((), self._run_dir, {}, 0)
 
     def train(self, stored: resume.ResumeState | None, *, quiet: bool) -> bool:
@@ -106,6 +106,7 @@ class Job:
             )
         )
         self._fingerprint = parts.fingerprint
+        self._held_out = group.on_main(lambda: self._held_out_fingerprint(stored))
         if stored is None:
             group.together(lambda: initial.load_weights(self._config, parts.model))
         self._check_equal(parts, stored)
@@ -146,6 +147,20 @@ class Job:
         update = stored.update if stored is not None else 0
         names = self._config.training.loggers
         self._watchers = watching.Watchers(names, self._run_dir, settings, update)
+
+    def _held_out_fingerprint(self, stored: resume.ResumeState | None) -> str:
+        """Returns what changes when the validation corpora do: scores of others say nothing.
+
+        Raises:
+            errors.TrainingError: they are not those that the run was started with.
+        """
+        found = preparation.held_out_fingerprint(self._config)
+        if stored is not None and stored.values.get("held_out", found) != found:
+            raise errors.TrainingError(
+                f"{self._run_dir}: the validation corpus is not the one that the run was started with, so "
+                "its scores cannot be compared. Put it back to resume the run, or start anew with --fresh."
+            )
+        return found
 
     def _check_equal(self, parts: preparation.Parts, stored: resume.ResumeState | None) -> None:
         """Finds out whether all ranks begin with the same, to the bit, before anything is sharded."""
@@ -310,6 +325,7 @@ class Job:
             "progress": state.to_json(),
             "config": self._config_text,
             "fingerprint": self._fingerprint,
+            "held_out": self._held_out,
             "log_bytes": self._run_log.offset(),
             "metrics_bytes": self._metrics.offset(),
         }

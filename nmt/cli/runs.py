@@ -1,6 +1,7 @@
 """`nmt runs`: what runs there are in a folder, and how they are."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -69,13 +70,20 @@ def run(args: argparse.Namespace) -> int:
         return 0
     header = ["run", "state", "update", "best", "minutes", "MB", ""]
     for line in _aligned([header, *map(row, found)]):
-        print(line)
+        # The name of a folder may be no UTF-8.
+        print(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     return 0
 
 
 def run_folders(parent: Path) -> Iterator[Path]:
     """Yields the folders of runs, the folder itself included, in the order of their names."""
-    for place, folders, names in os.walk(parent):
+    seen = set()
+    for place, folders, names in os.walk(parent, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads to where we were
+            folders.clear()
+            continue
+        seen.add(real)
         if any(name in names for name in SIGNS):
             folders.clear()
             yield Path(place)
@@ -85,10 +93,12 @@ def run_folders(parent: Path) -> Iterator[Path]:
 
 def overview(folder: Path) -> Overview:
     """Returns how a run is; what is wrong with it is part of that."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = _size(folder)
     told, fault = None, None
     try:
         told = events.read(folder)
+    except events.NoEventError:
+        pass  # stopped early
     except errors.DataError as error:
         fault = str(error)
     except errors.FileError:
@@ -109,6 +119,24 @@ def overview(folder: Path) -> Overview:
     )
 
 
+def _size(folder: Path) -> int:
+    """Returns the bytes of all files; a run at work may remove some meanwhile."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.stat(os.path.join(place, name)).st_size
+    return size
+
+
+def _size_of(path: Path) -> int:
+    """Returns the bytes of a file, -1 for one that is not there."""
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
+
+
 def _state(folder: Path, fault: str | None) -> tuple[str, str]:
     holder = locks.holder(folder)
     if holder is not None:
@@ -123,8 +151,9 @@ def _state(folder: Path, fault: str | None) -> tuple[str, str]:
         sizes = {name: entry.size for name, entry in stored.manifest.files.items()}
         for name, size in sizes.items():
             path = folder / name
+            found = _size_of(path)
             # A replacement that was cut short has the sizes of either model.
-            if not path.is_file() or (stored.pending is None and path.stat().st_size != size):
+            if found < 0 or (stored.pending is None and found != size):
                 return "broken", f"{path}: is missing or torn. {manifests.RESTORE}"
     newest = newest_state(folder)
     if newest is None:
@@ -155,10 +184,11 @@ def _best(validations: Sequence[events.Event]) -> str:
     best = [event for event in validations if event.get("is_best")][-1:]
     if not best:
         return ""
-    name = next(
-        (name for name in ("bleu", "chrf") if best[0].get(name) == best[0].get("score")), ""
-    )
     value = best[0].get("score", best[0].get("loss", math.nan))
+    name = next((name for name in ("bleu", "chrf") if best[0].get(name) == value), "")
+    loss = best[0].get("loss")
+    if not name and loss is not None and value is not None and abs(loss) == abs(value):
+        name, value = "loss", loss
     return f"{name or 'score'} {value:.2f} at {best[0]['update']}"
 
 

@@ -10,10 +10,11 @@ from types import FrameType
 from typing import Any
 
 from nmt import errors
-from nmt.checkpoint import folder, logs, resume
+from nmt.checkpoint import folder, logs, manifests, resume
 from nmt.cli import jobs
 from nmt.config import loading, schema
 from nmt.data import readers
+from nmt.evaluation import events
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files, locks, memory
 from nmt.training import initial, progress, watching
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if args.fresh and not start.num_restarts:
             group.on_main(lambda: _move_aside(run_dir))
         with contextlib.ExitStack() as stack:
+            group.on_main(lambda: _check_foreign(config))
             run_files = group.in_turn(lambda: _opened(stack, run_dir, group))
             return _train(config, arithmetic, run_files, group, quiet=args.quiet)
 
@@ -108,6 +110,32 @@ def _check_corpora(config: schema.Config) -> None:
             files.check_readable(path)
 
 
+def _check_foreign(config: schema.Config) -> None:
+    """Refuses a folder whose files a new run would overwrite, though no run has written them.
+
+    Raises:
+        errors.UsageError: it holds some, or the ready tokenizer of the run.
+    """
+    run_dir = Path(config.run_dir)
+    ours = run_dir / folder.TOKENIZER
+    ready = config.tokenizer
+    for given in (ready.model, ready.src_model, ready.tgt_model):
+        if given is not None and Path(given).resolve().is_relative_to(ours.resolve()):
+            raise errors.UsageError(
+                f"tokenizer: {given} lies where the run keeps its own copy, {ours}. Move it elsewhere."
+            )
+    # Every run leaves its lock behind.
+    if (run_dir / locks.NAME).exists() or resume.updates(run_dir):
+        return
+    own = (folder.CONFIG, manifests.NAME, "log.txt", events.NAME, folder.TOKENIZER)
+    found = [name for name in own if (run_dir / name).exists()]
+    if found:
+        raise errors.UsageError(
+            f"run_dir: {run_dir} holds what no run has written, and a run would overwrite it "
+            f"({', '.join(found)}). Take another run_dir, or move these elsewhere."
+        )
+
+
 def _move_aside(run_dir: Path) -> None:
     """Gives an existing run another name, so that nothing trained is ever lost."""
     if not run_dir.is_dir() or not any(run_dir.iterdir()):
@@ -153,17 +181,17 @@ def _completed(
         return initial.completed(config, None)
     earlier = loading.parse(stored.values["config"], f"{run_dir} (the run so far)")
     config = initial.completed(config, earlier)
-    _compare(config, earlier)
+    _compare(config, earlier, stored.update)
     return config
 
 
-def _compare(config: schema.Config, old: schema.Config) -> None:
+def _compare(config: schema.Config, old: schema.Config, update: int) -> None:
     """Checks that the configuration may go on with a stored run.
 
     Raises:
         errors.ConfigError: a key has changed that shapes the run.
     """
-    changed = loading.frozen_keys(old, config)
+    changed = loading.frozen_keys(old, config, update)
     if changed:
         raise errors.ConfigError(
             f"{config.run_dir}: the run was started with another value of {', '.join(changed)}. "

@@ -99,14 +99,19 @@ def changed_keys(old: schema.Config, new: schema.Config) -> list[str]:
     return _differences(_effective(old), _effective(new), "")
 
 
-def frozen_keys(old: schema.Config, new: schema.Config) -> list[str]:
+def frozen_keys(old: schema.Config, new: schema.Config, update: int = 0) -> list[str]:
     """Returns the changed keys that may not change when a run is resumed.
 
     Args:
         old: what the run was started with.
         new: what it is to go on with.
+        update: updates done so far.
     """
-    shapes_rate = {"cosine", "linear"} & {old.training.schedule, new.training.schedule}
+    training = old.training
+    shapes_rate = bool({"cosine", "linear"} & {training.schedule, new.training.schedule})
+    if training.cooldown_updates and training.max_updates is not None:
+        # Before the cooldown its beginning may still be moved.
+        shapes_rate |= update > training.max_updates - training.cooldown_updates
     frozen = []
     for key in changed_keys(old, new):
         is_free = key in FREE_KEYS or _is_free_group(key)

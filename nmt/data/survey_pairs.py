@@ -7,7 +7,6 @@ overlap is exact.
 """
 
 import array
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +14,6 @@ import math
 import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -253,7 +251,8 @@ def survey_pairs(
             if is_compared:
                 survey.empty.add(line)
             continue
-        if line % stride == 0:
+        # The first line among them: a small corpus beside a large one is sampled, too.
+        if (line - 1) % stride == 0:
             survey.kept.append(Pair(line, _text(src), _text(tgt)))
         is_watched = checksum in watched
         if not is_compared and not is_watched:
@@ -319,20 +318,20 @@ def _raw_pairs(entry: readers.Entry) -> Iterator[tuple[bytes, bytes] | None]:
 
     Unlike `readers.read_pairs` it goes on behind faults, and decodes nothing that is passed over.
     """
-    with contextlib.ExitStack() as stack:
-        streams = []
-        for path in readers.corpus_files(entry):
-            stack.enter_context(files.reading(str(path)))
-            streams.append(stack.enter_context(files.open_read(Path(path))))
-        if len(streams) == 2:
-            for src, tgt in zip(*streams, strict=False):
-                yield src.strip(), tgt.strip()
-            return
-        if getattr(entry, "mono", None) is not None:
-            yield from ((raw.strip(), raw.strip()) for raw in streams[0])
-            return
-        for raw in streams[0]:
-            yield _tsv_pair(raw) if entry.tsv is not None else _jsonl_pair(raw)
+    found = readers.files_by_kind(entry)
+    for src_path, tgt_path in zip(found.get("src", []), found.get("tgt", []), strict=True):
+        for src, tgt in zip(_raw_lines(src_path), _raw_lines(tgt_path), strict=False):
+            yield src.strip(), tgt.strip()
+    for path in found.get("mono", []):
+        yield from ((raw.strip(), raw.strip()) for raw in _raw_lines(path))
+    for kind, parse in (("tsv", _tsv_pair), ("jsonl", _jsonl_pair)):
+        for path in found.get(kind, []):
+            yield from map(parse, _raw_lines(path))
+
+
+def _raw_lines(path: readers.Place) -> Iterator[bytes]:
+    with files.open_read(path) as stream, files.reading(str(path)):
+        yield from stream
 
 
 def _tsv_pair(raw: bytes) -> tuple[bytes, bytes] | None:

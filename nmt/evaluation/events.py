@@ -16,6 +16,10 @@ NAME = "metrics.jsonl"
 Event = dict[str, Any]
 
 
+class NoEventError(errors.DataError):
+    """A run that has written nothing of its training yet."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Events:
     """The events of one run in their order.
@@ -73,7 +77,7 @@ def read(run_dir: Path) -> Events:
         places = {"train": found.train, "validation": found.validation}
         places.get(str(event["event"]), found.others).append(event)
     if not (found.train or found.validation):
-        raise errors.DataError(
+        raise NoEventError(
             f"{path}: holds no event yet. A run writes one every training.logging_interval updates."
         )
     return found

@@ -195,7 +195,9 @@ def _own_p_values(
         # What is equal may differ by the rounding of its sums.
         return float((np.sum(chances >= real - 1e-9) + 1) / (len(chances) + 1))
 
-    return probability(drawn - drawn.mean()), probability(swapped)
+    # Draws that are all alike, as those of a single line, say nothing.
+    by_bootstrap = probability(drawn - drawn.mean()) if np.ptp(drawn) > 1e-9 else 1.0
+    return by_bootstrap, probability(swapped)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch.autograd import function
 from torch.nn import functional as F
 
-from nmt.models import dropout, products
+from nmt.models import dropout, packed, products
 
 
 def applies_to(states: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -88,8 +88,9 @@ def _product(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
 ) -> torch.Tensor:
     """Returns the product of tensors of one dtype; in bf16 bias and activation in one kernel."""
-    if states.dtype == torch.float32:
-        # MKL is as fast, and unlike oneDNN makes no new code under `training.memory_limit`.
+    if states.dtype != torch.bfloat16 or not packed.has_packed_bf16():
+        # In float32 MKL is as fast, and unlike oneDNN makes no new code under
+        # `training.memory_limit`; the kernel for float16 is missing on many a processor.
         product = F.linear(states, weight, bias)
         return product.relu_() if activation == "relu" else product
     fused: torch.Tensor = torch.ops.mkldnn._linear_pointwise(

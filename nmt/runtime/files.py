@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import stat
 import zlib
@@ -23,6 +24,10 @@ BLOCK = 1 << 20
 
 # Compressed bytes at once: few, since they may stand for a thousand times as many.
 ZST_BLOCK = 1 << 14
+
+# Names of what this process has open.
+_STREAMS = {"stdout": 1, "stderr": 2}
+_OPENED = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]{1,9})")
 
 
 @dataclasses.dataclass
@@ -241,7 +246,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     """Writes a file so that it is whole or as it was before, whatever happens.
 
     The bytes go to a temporary name beside it, reach the disk, and take the final name at once.
-    A link stays a link; a device or pipe is written to as it is.
+    A link stays a link; a device or pipe is written to as it is, and so is what is open already
+    and named by its number (`/dev/stdout`), wherever it leads.
 
     Args:
         path: the file; its folder exists.
@@ -253,6 +259,11 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
         errors.FileError: the disk is full or does not let itself be written.
     """
     path = Path(path)
+    if (opened := _OPENED.fullmatch(str(path))) is not None:
+        number = _STREAMS[opened[1]] if opened[1] else int(opened[2])
+        with _written(path, path), os.fdopen(os.dup(number), "wb") as stream:
+            yield stream
+        return
     with _named_errors(path, "written"):
         is_file, is_folder = path.is_file(), path.is_dir()
         if is_folder:

@@ -21,13 +21,20 @@ _WORDS = (
     "could not create a memory object",
     "could not create a primitive",
 )
+# What oneDNN says where the processor has no kernel of the kind.
+_NO_KERNEL = "could not create a primitive descriptor"
 
 
 def is_exhausted(error: BaseException) -> bool:
     """Returns whether an error says that the device, or the process, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    text = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and _NO_KERNEL not in text
+        and any(w in text for w in _WORDS)
+    )
 
 
 def give_back(device: torch.device) -> None:

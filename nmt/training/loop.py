@@ -186,7 +186,7 @@ class Trainer:
         is_best = self._validate() if is_validated else False
         if is_best or is_saved:
             self._save()
-        if is_best:
+        if is_best and self._beats_average():
             self._group.on_main(self._publish_best)
 
     def _next_batch(self) -> batches.Batch:
@@ -352,8 +352,14 @@ class Trainer:
         state.finished = True
         self._save()
 
+    def _beats_average(self) -> bool:
+        """Returns whether the best weights are better than averaged ones that an earlier end published."""
+        best, average = self.progress.best_score, self.progress.average_score
+        return average is None or (best is not None and best > average)
+
     def _publish_better(self) -> None:
-        self._publish_best()
+        if self._beats_average():
+            self._publish_best()
         average = self._hooks.average() if self._config.average_checkpoints > 1 else None
         if average is not None:
             self._try_average(average)
@@ -362,7 +368,8 @@ class Trainer:
         """Publishes the averaged weights if they are as good on the validation set as the best."""
         state = self.progress
         scores = self._judge(average)
-        wins = state.best_score is None or scores["score"] >= state.best_score
+        rivals = [one for one in (state.best_score, state.average_score) if one is not None]
+        wins = all(scores["score"] >= rival for rival in rivals)
         logger.info(
             "average of the last validations: %s %.2f, best single one %.2f: %s",
             self._config.best_metric,

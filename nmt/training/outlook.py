@@ -58,7 +58,7 @@ def look_at_run(config: schema.Config) -> RunOutlook:
         old = loading.parse(stored.values["config"], f"{config.run_dir} (the run so far)")
     except errors.NMTError as error:
         return RunOutlook("refused", 0, [*found, findings.of_error(config.run_dir, error)])
-    if changed := loading.frozen_keys(old, config):
+    if changed := loading.frozen_keys(old, config, stored.update):
         what = f"the run was started with another value of {', '.join(changed)}"
         advice = "Set them back, take another run_dir, or start anew with `nmt train --fresh`."
         found.append(findings.Finding("error", config.run_dir, what, advice, exit_code=2))

@@ -1,6 +1,7 @@
 """From a configuration to what a run needs: tokenizers, corpus, model, batches."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from nmt.config import corpora, schema
 from nmt.data import batches, cache, corpus, filler, filters, mixing, plan, readers, sampling
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.runtime import distributed
+from nmt.runtime import distributed, locations
 from nmt.text import noise, sentencepiece_training, tokenizer
 from nmt.text import sampling as subwords
 from nmt.training import selection
@@ -98,6 +99,16 @@ def make_tokenizers(config: schema.Config, folder: Path) -> None:
         tgt_vocab_size=settings.tgt_vocab_size,
         tgt_type=settings.tgt_type,
     )
+
+
+def held_out_fingerprint(config: schema.Config) -> str:
+    """Returns a SHA-256 over the content of the validation corpora.
+
+    Raises:
+        errors.FileError: a file cannot be read, or only once.
+    """
+    paths = [path for entry in config.data.valid_corpora for path in readers.corpus_files(entry)]
+    return hashlib.sha256("".join(map(locations.fingerprint, paths)).encode()).hexdigest()
 
 
 def prepare(

@@ -31,6 +31,7 @@ class Progress:
         seconds: time spent training, over all resumptions.
         best_score: best validation score so far (higher is better), None before the first.
         best_update: the update that had it.
+        average_score: that of the averaged weights that are published, None if none are.
         bad_validations: validations since then.
         bad_for_plateau: validations since then or since the rate last fell.
         num_plateaus: how often the rate fell.
@@ -49,6 +50,7 @@ class Progress:
     seconds: float = 0.0
     best_score: float | None = None
     best_update: int = -1
+    average_score: float | None = None
     bad_validations: int = 0
     bad_for_plateau: int = 0
     num_plateaus: int = 0

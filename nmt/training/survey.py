@@ -15,7 +15,7 @@ from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import memory
 from nmt.text import tokenizer
-from nmt.training import outlook, preparation, probe
+from nmt.training import initial, outlook, preparation, probe
 
 # Pairs of a held-out corpus that are tokenised at most, at even distances.
 MAX_HELD_OUT = 10_000
@@ -177,6 +177,7 @@ class Survey:
         try:
             shared = config.tokenizer.is_shared
             model = seq2seq.build(config.model, num_src, num_tgt, shared=shared)
+            initial.load_weights(config, model)
         except errors.NMTError as error:
             section.found.append(findings.of_error("model", error))
             yield section
@@ -206,6 +207,9 @@ class Survey:
         if self._outlook.action in {"resume", "finished"}:
             shutil.copytree(Path(self._config.run_dir) / "tokenizer", made)
             return "of the run so far"
+        if self._config.training.init_from is not None:
+            shutil.copytree(Path(self._config.training.init_from) / "tokenizer", made)
+            return "of training.init_from"
         try:
             preparation.make_tokenizers(config, made)
         except errors.NMTError as error:
