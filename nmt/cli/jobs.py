@@ -96,6 +96,7 @@ class Job:
         self, stored: resume.ResumeState | None, tokenizer_dir: Path, *, quiet: bool
     ) -> bool:
         group = self._group
+        self._held_out = group.on_main(lambda: self._held_out_fingerprint(stored))
         parts = group.together(
             lambda: preparation.prepare(
                 self._config,
@@ -106,7 +107,6 @@ class Job:
             )
         )
         self._fingerprint = parts.fingerprint
-        self._held_out = group.on_main(lambda: self._held_out_fingerprint(stored))
         if stored is None:
             group.together(lambda: initial.load_weights(self._config, parts.model))
         self._check_equal(parts, stored)

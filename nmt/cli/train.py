@@ -125,10 +125,10 @@ def _check_foreign(config: schema.Config) -> None:
                 f"tokenizer: {given} lies where the run keeps its own copy, {ours}. Move it elsewhere."
             )
     # Every run leaves its lock behind.
-    if (run_dir / locks.NAME).exists() or resume.updates(run_dir):
+    if not run_dir.is_dir() or (run_dir / locks.NAME).exists() or resume.updates(run_dir):
         return
     own = (folder.CONFIG, manifests.NAME, "log.txt", events.NAME, folder.TOKENIZER)
-    found = [name for name in own if (run_dir / name).exists()]
+    found = [name for name in own if (run_dir / name).is_file() or (run_dir / name).is_dir()]
     if found:
         raise errors.UsageError(
             f"run_dir: {run_dir} holds what no run has written, and a run would overwrite it "

@@ -380,6 +380,7 @@ class Trainer:
         line = {"event": "average", "update": state.update, **scores, "is_taken": wins}
         self._hooks.write_metrics({**line, "seconds": state.seconds})
         if wins:
+            state.average_score = scores["score"]
             shown = _as_shown(scores["score"], self._config)
             self._hooks.publish(state.update, average, {str(self._config.best_metric): shown})
 

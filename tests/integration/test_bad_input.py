@@ -7,6 +7,8 @@ import pickle
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -624,3 +626,69 @@ def test_plugin_that_fails_is_one_line(text, configure, nmt):
     assert done.code == 2
     assert "plugin 'mine.py': cannot be imported" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.txt", "manifest.json", "tokenizer"])
+def test_a_run_overwrites_nothing_that_no_run_has_written(name, configure, nmt):
+    configure(training={"max_updates": 1})
+    Path("run").mkdir()
+    if name == "tokenizer":
+        Path("run/tokenizer").mkdir()
+        Path("run/tokenizer/README").write_text("mine")
+    else:
+        Path("run", name).write_text("mine")
+    nmt("train", "c.yaml").assert_refused(2, "run_dir: run holds what no run has written", name)
+    kept = Path("run/tokenizer/README") if name == "tokenizer" else Path("run", name)
+    assert kept.read_text() == "mine"
+    kept.unlink()
+    if name == "tokenizer":
+        kept.parent.rmdir()
+    assert nmt("train", "c.yaml").code == 0
+    assert nmt("train", "c.yaml").code == 0
+
+
+def test_a_ready_tokenizer_is_not_taken_from_where_the_run_keeps_its_own(configure, nmt):
+    configure(training={"max_updates": 1})
+    assert nmt("train", "c.yaml", "--set", "run_dir=first").code == 0
+    Path("run/tokenizer").mkdir(parents=True)
+    mine = Path("run/tokenizer/my.model")
+    mine.write_bytes(Path("first/tokenizer/spm.model").read_bytes())
+    done = nmt("train", "c.yaml", "--set", f"tokenizer={{model: {mine}}}")
+    done.assert_refused(
+        2, "tokenizer: run/tokenizer/my.model lies where the run keeps its own copy"
+    )
+    assert mine.exists()
+
+
+def test_another_validation_corpus_is_refused_on_resuming(configure, nmt):
+    configure(training={"max_updates": 2, "validation_interval": 2})
+    assert nmt("train", "c.yaml").code == 0
+    before = Path("valid.src").read_bytes()
+    Path("valid.src").write_bytes(before[: before.index(b"\n") + 1] * 12)
+    more = ("train", "c.yaml", "--set", "training.max_updates=3")
+    nmt(*more).assert_refused(1, "the validation corpus is not the one", "--fresh")
+    Path("valid.src").write_bytes(before)
+    Path("valid.src").rename("moved.src")
+    assert nmt(*more, "--set", "data.valid.src=moved.src").code == 0
+
+
+def test_the_end_stays_where_a_cooldown_has_begun(configure, nmt):
+    configure(training={"max_updates": 6, "cooldown_updates": 3, "schedule": "constant"})
+    assert nmt("train", "c.yaml", "--set", "training.max_minutes=0.00001").code == 0
+    done = nmt(
+        "train", "c.yaml", "--set", "training.max_updates=9", "--set", "training.max_minutes=9"
+    )
+    assert done.code == 0, done.err
+    longer = ("train", "c.yaml", "--set", "training.max_updates=12")
+    nmt(*longer).assert_refused(2, "another value of training.max_updates")
+
+
+def test_standard_output_by_its_name_is_not_replaced(configure, nmt):
+    Path("h").write_text("a b\nc d\n")
+    Path("all.txt").write_text("earlier\n")
+    command = [sys.executable, "-m", "nmt", "evaluate", "--hyp", "h", "--ref", "h", "--bleu"]
+    with open("all.txt", "ab") as stream:
+        subprocess.run([*command, "--segments", "/dev/stdout"], stdout=stream, check=True)
+    text = Path("all.txt").read_text()
+    assert text.startswith("earlier\n")
+    assert "1\th\t100.00" in text and "BLEU" in text.splitlines()[-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nmt.data import survey_pairs
 from nmt.runtime import locks
@@ -219,6 +220,45 @@ def test_pairs_of_an_earlier_corpus_are_found(clean, nmt):
     both = "{src: train.src, tgt: train.tgt}"
     done = nmt(*QUIET, "--set", f"data.train=[{both}, {both}]")
     assert "pairs that an earlier training corpus has too (120 of 120, first: 1)" in done.text
+
+
+def test_shards_are_read_one_after_the_other(clean, nmt):
+    clean()
+    for side in ("src", "tgt"):
+        lines = lines_of(f"train.{side}")
+        put(f"p.1.{side}", lines[:50])
+        put(f"p.2.{side}", lines[50:])
+    tsv = [a + b"\t" + b for a, b in zip(lines_of("train.src"), lines_of("train.tgt"), strict=True)]
+    put("q.1.tsv", tsv[:50])
+    put("q.2.tsv", tsv[50:])
+    for corpus in ("{src: 'p.*.src', tgt: 'p.*.tgt'}", "{tsv: 'q.*.tsv'}"):
+        done = nmt("check", "c.yaml", "--no-probe", "--json", "--set", f"data.train=[{corpus}]")
+        shown = json.loads(done.text)
+        assert done.code == 0
+        assert shown["pairs"]["data.train.0"]["pairs"] == len(tsv)
+
+
+def test_a_small_corpus_beside_a_large_one_is_not_taken_for_empty(clean, nmt, monkeypatch):
+    monkeypatch.setattr(survey_pairs, "MAX_KEPT", 20)
+    clean()
+    for side in ("src", "tgt"):
+        put(f"few.{side}", [b"na " + line for line in lines_of(f"train.{side}")[:3]])
+    both = "[{src: train.src, tgt: train.tgt}, {src: few.src, tgt: few.tgt}]"
+    done = nmt("check", "c.yaml", "--no-probe", "--set", f"data.train={both}")
+    assert "no pair is left" not in done.text
+
+
+def test_what_a_run_takes_over_from_a_model_is_looked_at(clean, nmt):
+    clean()
+    assert nmt("train", "c.yaml", "--quiet").code == 0
+    text = yaml.safe_load(Path("c.yaml").read_text())
+    del text["tokenizer"], text["model"]
+    text["run_dir"], text["training"]["init_from"] = "tuned", "run"
+    Path("tuned.yaml").write_text(yaml.safe_dump(text))
+    done = nmt("check", "tuned.yaml", "--no-probe")
+    assert (done.code, "of training.init_from" in done.text) == (0, True)
+    lost = ("--set", "training.init_from=nowhere")
+    nmt("check", "tuned.yaml", *lost).assert_refused(1, "nowhere: there is no such model folder")
 
 
 def test_large_corpus_is_sampled_by_source_and_overlap_stays_exact(clean, nmt, monkeypatch):

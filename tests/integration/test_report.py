@@ -223,3 +223,20 @@ def test_runs_tells_how_each_one_is(two_runs, nmt):
         ["runs/one", "finished"], ["runs/three", "stopped"], ["runs/torn", "broken"],
         ["runs/two", "finished"],
     ]  # fmt: skip
+
+
+def test_runs_are_told_as_they_are(configure, nmt):
+    configure("rnn", training={"max_updates": 4, "validation_interval": 2, "best_metric": "loss"})
+    assert nmt("train", "c.yaml", "--set=run_dir=runs/one").code == 0
+    Path("elsewhere").mkdir()
+    assert nmt("train", "c.yaml", "--set=run_dir=elsewhere/two").code == 0
+    Path("runs/linked").symlink_to(Path("elsewhere/two").resolve())
+    Path("runs/around").symlink_to(Path("runs").resolve())
+    quiet = Path("elsewhere/two/metrics.jsonl")
+    quiet.write_text("")
+    shown = json.loads(nmt("runs", "--json").text)
+    assert [(one["folder"], one["state"]) for one in shown] == [
+        ("runs/linked", "finished"),
+        ("runs/one", "finished"),
+    ]
+    assert shown[1]["best"].startswith("loss ") and "-" not in shown[1]["best"]

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -186,6 +187,14 @@ def test_mistakes_are_one_line_and_leave_nothing(prepare, flags, code, expected,
     assert error.count("\n") == 1
     assert not Path("config.yaml").exists()
     assert not Path("data").exists()
+
+
+def test_what_can_be_read_only_once_is_refused(capsys):
+    write_pairs(40)
+    Path("train.en").unlink()
+    os.mkfifo("train.en")
+    assert run() == 1
+    assert "train.en: is no regular file" in capsys.readouterr().err
 
 
 def test_invalid_bytes_are_replaced_and_counted(capsys):

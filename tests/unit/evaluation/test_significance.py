@@ -171,3 +171,13 @@ def test_figures_of_lines_are_those_of_the_sentence_level_flag(sacrebleu):
         (one,) = _judged([name], {"first": SYSTEMS["first"]})
         assert [f"{figure:.2f}" for figure in one.line_figures] == printed.split()
         assert one.score.text() == _alone(name).text()
+
+
+@pytest.mark.parametrize("num_lines", [1, 2])
+def test_draws_that_are_all_alike_are_no_evidence(num_lines):
+    lines = ["a b c"] * num_lines
+    systems = {"first": ["x y z"] * num_lines, "second": lines}
+    judge = metrics.METRICS["exact_match"](metrics.MetricSettings())
+    rows = {name: judge.rows(own, [lines]) for name, own in systems.items()}
+    tested = significance.compare(judge, rows, 1)["second"]
+    assert tested.p_bootstrap == 1.0

@@ -472,6 +472,25 @@ def test_the_average_is_published_only_if_it_is_no_worse_than_the_best(
     assert (line["update"], line["score"], line["is_taken"]) == (7, mean_score, wins)
 
 
+def test_a_run_that_goes_on_keeps_its_average_until_something_is_better(make_run: MakeRun) -> None:
+    settings = {"validation_interval": 2, "average_checkpoints": 3}
+    run = make_run(SCORES | {5.5: 35.0}, **settings)
+    run.edges.mean = 5.5
+    run.trainer.run()
+    assert run.edges.published[-1] == (7, 5.5, {"bleu": 35.0})
+    scores = SCORES | {5.5: 35.0, 8: 34.0, 10: 36.0, 11: 31.0, 9.5: 35.5}
+    worse = make_run(
+        SCORES | {8: 34.0, 7.5: 33.0}, going_on_from=run.edges.states[7], max_updates=9, **settings
+    )
+    worse.edges.mean = 7.5
+    worse.trainer.run()
+    assert worse.edges.published == []
+    better = make_run(scores, going_on_from=run.edges.states[7], max_updates=11, **settings)
+    better.edges.mean = 9.5
+    better.trainer.run()
+    assert {number for number, *_ in better.edges.published} == {10}
+
+
 def test_an_average_with_a_lower_loss_wins(make_run: MakeRun) -> None:
     run = make_run(
         SCORES | {5.5: 9.5}, best_metric="loss", validation_interval=2, average_checkpoints=3
