@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args, chosen)
     # Before anything is translated: what is unknown, not installed or not there says so at once.
     request = _request(args, chosen)
+    if args.segments is not None and args.segments == args.output:
+        raise errors.UsageError(
+            f"--segments: is the file of --output, too (given: {args.output}). Name another one."
+        )
     counts = None
     if args.frequency_text is not None:
         counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
@@ -65,7 +69,7 @@ def _judged(
 ) -> list[judging.Judgement]:
     found = []
     for one in given:
-        _warn_of_missing(one.references)
+        _warn_of_missing(one.references, one.systems)
         texts = breakdowns.Texts(one.references, one.sources, counts)
         found += judging.judge(one.systems, texts, request, pair=one.pair)
     return found
@@ -149,20 +153,29 @@ def _check(args: argparse.Namespace, chosen: Sequence[str]) -> None:
         )
 
 
-def _warn_of_missing(references: Sequence[Sequence[str]]) -> None:
-    """Says which lines have no reference: they count as wrong, and are probably an accident."""
-    blank = [
-        number
-        for number, lines in enumerate(zip(*references, strict=True), start=1)
-        if any(line.strip() for line in lines) and not all(line.strip() for line in lines)
-    ]
-    if blank:
-        logger.warning(
-            "lines with a blank reference beside others, which an empty translation equals: "
-            "%d (first: line %d)",
-            len(blank),
-            blank[0],
-        )
+def _warn_of_missing(
+    references: Sequence[Sequence[str]], systems: Mapping[str, Sequence[str]]
+) -> None:
+    """Says which lines have no reference: they count as wrong, and are probably an accident.
+
+    Of several references one may be blank, for want of another; but an empty translation equals it.
+    """
+    for name, translations in systems.items():
+        equal = [
+            number
+            for number, (found, *lines) in enumerate(
+                zip(translations, *references, strict=True), start=1
+            )
+            if not found.strip() and len({bool(line.strip()) for line in lines}) == 2
+        ]
+        if equal:
+            logger.warning(
+                "%s: lines that are empty, and equal a blank reference beside others: %d "
+                "(first: line %d)",
+                name,
+                len(equal),
+                equal[0],
+            )
     missing = [
         number
         for number, lines in enumerate(zip(*references, strict=True), start=1)

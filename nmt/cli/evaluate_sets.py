@@ -54,7 +54,8 @@ def ready(args: argparse.Namespace, *, wants_sources: bool) -> list[Given]:
     """
     known = _READY_FLAGS | ({"src"} if wants_sources else set())
     for name, value in vars(args).items():
-        if name not in known and value is not None and value is not False:
+        is_given = value is not None and (value is not False or name == "shortlist")
+        if name not in known and is_given:
             raise errors.UsageError(
                 f"--{name.replace('_', '-')}: would be ignored, since --hyp is translated already."
             )

@@ -4,8 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from nmt import errors
-from nmt.cli import report
+from nmt.cli import report, report_flags
 from nmt.evaluation import documents, pictures
 from nmt.runtime import files
 
@@ -21,12 +20,13 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0.
     """
-    if args.no_translate and args.lines:
-        raise errors.UsageError("--lines: would be ignored with --no-translate. Leave one out.")
+    report_flags.check_use(args)
     styles = args.format or pictures.FORMATS
     if "png" in styles:
         pictures.check_png()
     found = report.read(args.runs)
+    folder = Path(args.output or "plots")
+    files.make_dir(folder)  # before the work: a place that cannot be says so at once
     blocks = report.curves(found)
     if not args.no_translate:
         from nmt.cli import report_models  # with torch
@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
             blocks += report_models.attention_of_lines(
                 one.name, one.folder, args.lines, device=args.device or "auto", threads=args.threads
             )
-    folder = Path(args.output or "plots")
     drawn: set[str] = set()
     for block in blocks:
         if isinstance(block, documents.Text):
@@ -48,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
         while name in drawn:
             name += "-"
         drawn.add(name)
-        files.make_dir(folder)
         for style in styles:
             content = picture.encode() if style == "svg" else pictures.to_png(picture)
             with files.atomic_write(folder / f"{name}.{style}") as stream:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from nmt import errors
-from nmt.cli import runs
+from nmt.cli import report_flags, runs
 from nmt.evaluation import documents, events, pages
 from nmt.runtime import files
 
@@ -62,8 +62,16 @@ def run(args: argparse.Namespace) -> int:
     """
     style = args.format or ("md" if str(args.output or "").endswith(".md") else "html")
     output = Path(args.output or f"report.{style}")
-    if args.no_translate and args.lines:
-        raise errors.UsageError("--lines: would be ignored with --no-translate. Leave one out.")
+    report_flags.check_use(args)
+    # Opened before the work: a place that cannot be written to says so at once.
+    with files.atomic_write(output) as stream:
+        stream.write(_made(args, style).encode())
+    logger.info("report: %s", output)
+    return 0
+
+
+def _made(args: argparse.Namespace, style: str) -> str:
+    """Returns the report."""
     found = read(args.runs)
     sections = [
         documents.Section("Runs", [_overviews(found)]),
@@ -85,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     render: Callable[[documents.Document], str] = (
         pages.to_html if style == "html" else pages.to_markdown
     )
-    files.atomic_write_text(output, render(document))
-    logger.info("report: %s", output)
-    return 0
+    return render(document)
 
 
 def read(folders: Sequence[str]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from nmt import errors
 from nmt.cli import values
 
 REPORT_FORMATS = ("html", "md")
@@ -12,6 +13,19 @@ def add_runs(verb: argparse.ArgumentParser) -> None:
     """Adds the flags of `nmt runs`."""
     verb.add_argument("folder", nargs="?", metavar="FOLDER", help="where to look. Default: runs")
     verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def check_use(args: argparse.Namespace) -> None:
+    """Refuses what would be ignored.
+
+    Raises:
+        errors.UsageError: nothing is to be translated, but a flag is about how.
+    """
+    for name in ("lines", "sentences", "device", "threads"):
+        if args.no_translate and getattr(args, name, None) is not None:
+            raise errors.UsageError(
+                f"--{name}: would be ignored with --no-translate. Leave one out."
+            )
 
 
 def add_report(verb: argparse.ArgumentParser) -> None:

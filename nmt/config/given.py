@@ -94,10 +94,11 @@ class Given:
             is_last = number == len(names) - 1
             key: documents.Key = name
             if isinstance(target, list):
-                if not (name.isascii() and name.isdecimal() and int(name) < len(target)):
+                is_number = name.isascii() and name.isdecimal() and len(name) < 10
+                if not (is_number and int(name) < len(target)):
                     raise errors.ConfigError(
                         f"{place}: {dotted(tuple(path))} has no entry of this number "
-                        f"(given: {name}). Entries: 0 to {len(target) - 1}."
+                        f"(given: {name[:40]}). Entries: 0 to {len(target) - 1}."
                     )
                 key = int(name)
                 if not is_last and target[key] is None:

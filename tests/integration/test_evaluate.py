@@ -30,6 +30,15 @@ def _files(_here):
     write("nil", [])
 
 
+def test_one_file_is_not_asked_for_twice(nmt):
+    Path("h").write_text("a b\n")
+    both = ("--segments", "x", "--output", "x")
+    nmt("evaluate", "--hyp", "h", "--ref", "h", *both).assert_refused(
+        2, "--segments: is the file of"
+    )
+    nmt("evaluate", "--hyp", "h", "--ref", "h", "--no-shortlist").assert_refused(2, "--shortlist")
+
+
 def test_lines_with_intervals_are_those_of_the_sacrebleu_command(nmt, monkeypatch):
     monkeypatch.delenv("SACREBLEU_SEED", raising=False)
     flags = ["-m", "bleu", "chrf", "ter", "-w", "2", "-f", "text", "--confidence"]
@@ -170,6 +179,11 @@ def test_lines_without_any_reference_are_counted_on_stderr(nmt):
     (message,) = done.messages
     assert "reference is blank" in message and message.endswith("2 (first: line 3)")
     assert nmt("evaluate", "--hyp", "a", "--ref", "gap", "--ref", "ref", "--bleu").messages == []
+    write("mute", [*REFERENCES[:2], "", "x"])
+    (message,) = nmt("evaluate", "--hyp", "mute", "--ref", "gap", "--ref", "ref", "--bleu").messages
+    assert message.startswith("mute: lines that are empty") and message.endswith(
+        "1 (first: line 3)"
+    )
 
 
 def test_bytes_that_are_no_text_are_told_of_and_scored(nmt):

@@ -225,6 +225,17 @@ def test_runs_tells_how_each_one_is(two_runs, nmt):
     ]  # fmt: skip
 
 
+def test_a_place_that_cannot_be_written_to_says_so_before_the_work(two_runs, nmt, monkeypatch):
+    monkeypatch.setattr("nmt.cli.report.read", lambda runs: pytest.fail("work was begun"))
+    nmt("report", *two_runs, "--output=nowhere/x.html").assert_refused(1, "nowhere/x.html: ")
+
+
+@pytest.mark.parametrize("flag", ["--device=cpu", "--threads=1", "--lines=1"])
+@pytest.mark.parametrize("verb", ["report", "plot"])
+def test_flags_of_translating_are_refused_where_nothing_is_translated(verb, flag, two_runs, nmt):
+    nmt(verb, "runs/one", "--no-translate", flag).assert_refused(2, flag.split("=")[0])
+
+
 def test_runs_are_told_as_they_are(configure, nmt):
     configure("rnn", training={"max_updates": 4, "validation_interval": 2, "best_metric": "loss"})
     assert nmt("train", "c.yaml", "--set=run_dir=runs/one").code == 0
