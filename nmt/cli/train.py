@@ -89,6 +89,8 @@ def _train(
     """Starts or resumes the run in a folder that is open; see `run`."""
     run_dir = run_files.run_dir
     stored = group.in_turn(lambda: _stored_state(run_dir, group))
+    if stored is not None:
+        _forget_lost_average(run_dir, stored)
     config = group.together(lambda: _completed(config, run_dir, stored))
     if stored is not None and group.on_main(lambda: _is_over(config, stored)):
         group.on_main(lambda: folder.record_last_run(run_dir))
@@ -171,6 +173,16 @@ def _stored_state(run_dir: Path, group: distributed.Group) -> resume.ResumeState
             "Take another run_dir, or start anew with --fresh, which moves it aside."
         )
     return stored
+
+
+def _forget_lost_average(run_dir: Path, stored: resume.ResumeState) -> None:
+    """Makes a run publish again where its averaged weights, which it keeps for better ones, are damaged."""
+    if stored.values["progress"].get("average_score") is None:
+        return
+    try:
+        folder.verify(run_dir)
+    except errors.ModelError:
+        stored.values["progress"]["average_score"] = None
 
 
 def _completed(

@@ -1,6 +1,6 @@
 """Exports inside a model folder: what `nmt optimize` measures, and keeps where it is the fastest.
 
-MODEL/ctranslate2-XXXXXXXX/   an export as in `ctranslate2_folder`, named after what is in it
+MODEL/ctranslate2-0f3a91c2/   an export as in `ctranslate2_folder`; eight digits of its checksum
 
 The decision in the manifest names it, so it counts from the moment that this is written. It belongs to
 the weights that it was made from: with others, or damaged, it is not used.

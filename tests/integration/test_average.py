@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nmt.checkpoint import averaging, folder, resume, weights
+from nmt.cli import train
 
 INTERVALS = {"checkpoint_interval": 1, "validation_interval": 2, "best_metric": "loss"}
 FAST = {"warmup_updates": 0, "learning_rate": 0.05}
@@ -88,3 +89,15 @@ def test_a_run_with_a_moving_average_publishes_it(configure, nmt):
     for name, tensor in state["ema"].items():
         assert torch.equal(published[name], tensor), name
     assert any(not torch.equal(published[name], state["weights"][name]) for name in state["ema"])
+
+
+def test_a_damaged_average_is_no_reason_to_publish_nothing(configure, nmt):
+    configure(training={"max_updates": 2})
+    assert nmt("train", "c.yaml").code == 0
+    stored = resume.latest(Path("run"))
+    stored.values["progress"]["average_score"] = 1.0
+    train._forget_lost_average(Path("run"), stored)
+    assert stored.values["progress"]["average_score"] == 1.0
+    Path("run/model.safetensors").write_bytes(b"torn")
+    train._forget_lost_average(Path("run"), stored)
+    assert stored.values["progress"]["average_score"] is None
