@@ -21,8 +21,8 @@ class TrainingConfig(knobs.Section):
     )
     memory_limit: int | None = knobs.knob(
         None,
-        "memory of the process while it computes gradients, on a CPU under Linux; "
-        "a batch that needs more is cut",
+        "memory of the process while it computes gradients, files that it reads not counted, on a CPU "
+        "under Linux; a batch that needs more is cut when the operation that passes it is done",
         unit="MiB",
         ge=1,
         why="null = all that the system gives",

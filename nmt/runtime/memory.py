@@ -3,15 +3,20 @@
 import contextlib
 import ctypes
 import gc
+import mmap
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import _python_dispatch
 
 from nmt import errors
 
 MIB = 1 << 20
+_STATISTICS = Path("/proc/self/statm")
 
 # How torch and oneDNN say on CPU that the system gave no memory; neither has a class for it. A primitive
 # is code that oneDNN makes for a shape: the shapes of a model do work, so what it lacks is memory.
@@ -46,10 +51,26 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif sys.platform.startswith("linux"):
+    else:
+        _trim()
+
+
+def _trim() -> None:
+    """Gives back what was freed and the heap has kept."""
+    if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def used() -> int:
+    """Returns the memory that this process has and no file stands behind, in bytes. Linux only."""
+    return _used(_STATISTICS.read_bytes())
+
+
+def _used(statistics: bytes) -> int:
+    _, resident, shared, *_ = statistics.split()
+    return (int(resident) - int(shared)) * mmap.PAGESIZE
 
 
 def check_limit(mebibytes: int | None, device: torch.device) -> None:
@@ -71,10 +92,10 @@ def check_limit(mebibytes: int | None, device: torch.device) -> None:
             f"{place} cannot be kept (given: device {device.type} on {sys.platform}). It works on "
             "the CPU, on Linux. Remove it; a device's own limit needs no setting."
         )
-    used = _data_size() // MIB
-    if mebibytes <= used:
+    present = used() // MIB
+    if mebibytes <= present:
         raise errors.ConfigError(
-            f"{place} is no more than the process has before it trains ({used} MiB). "
+            f"{place} is no more than the process has before it trains ({present} MiB). "
             "Raise it, or set null for no limit."
         )
 
@@ -83,32 +104,53 @@ def check_limit(mebibytes: int | None, device: torch.device) -> None:
 def limited(mebibytes: int | None) -> Iterator[None]:
     """Limits the memory of this process while the context is open.
 
-    What counts is what the process has asked for (heap and private mappings: RLIMIT_DATA), not what
-    it has touched. Only code that can take a failed allocation belongs into the context: threads
-    that start in it, and files that are mapped, fail in ways that end the process.
+    What counts is what `used` says, and it is looked at after each of torch's operations: the one that
+    passes the limit is finished, and then there is a MemoryError. A limit that the system keeps
+    (RLIMIT_DATA) ends processes instead: oneDNN, refused the room for its code once, makes none in that
+    thread any more, and crashes; threads cannot be started; mapped files cannot be read.
 
     Args:
         mebibytes: the limit, or None for none; one that `check_limit` has passed.
+
+    Raises:
+        MemoryError: in the context, the limit is passed.
     """
     if mebibytes is None:
         yield
         return
-    import resource  # not on every platform
-
-    before, highest = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = mebibytes * MIB
-    if highest != resource.RLIM_INFINITY:
-        limit = min(limit, highest)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, highest))
+    statistics = os.open(_STATISTICS, os.O_RDONLY)
     try:
-        yield
+        with _Watch(statistics, mebibytes):
+            yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, highest))
+        os.close(statistics)
 
 
-def _data_size() -> int:
-    """Returns what RLIMIT_DATA counts of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
+class _Watch(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks at the memory after each operation, forward and backward."""
+
+    def __init__(self, statistics: int, mebibytes: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._statistics, self._mebibytes = statistics, mebibytes
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Only to be told to stay away, torch's compiler would be loaded: seconds, and 60 MiB.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._is_passed():
+            _trim()
+            if self._is_passed():
+                raise MemoryError(f"training.memory_limit: {self._mebibytes} MiB are passed")
+        return result
+
+    def _is_passed(self) -> bool:
+        return _used(os.pread(self._statistics, 128, 0)) > self._mebibytes * MIB

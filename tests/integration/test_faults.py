@@ -101,7 +101,7 @@ def test_memory_that_runs_out_cuts_the_batches_and_a_resumed_run_knows(
     assert open_run().sha256 == open_run("whole").sha256
 
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA is Linux's")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 
 
 @linux
@@ -120,7 +120,7 @@ from nmt.runtime import allocator
 allocator.tune()
 from nmt.cli import jobs, main
 from nmt.runtime import memory
-limit = memory._data_size() // memory.MIB + int(sys.argv[1])
+limit = memory.used() // memory.MIB + int(sys.argv[1])
 flags = [f"training.memory_limit={limit}", *sys.argv[2:]]
 sys.exit(main.main(["train", "c.yaml", *(f"--set={flag}" for flag in flags)]))
 """
@@ -128,10 +128,12 @@ sys.exit(main.main(["train", "c.yaml", *(f"--set={flag}" for flag in flags)]))
 
 @linux
 @pytest.mark.parametrize("mode", ["null", "auto"])
-def test_batches_are_cut_to_a_real_limit_of_memory(mode, configure, open_run):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batches_are_cut_to_a_real_limit_of_memory(precision, mode, configure, open_run):
     sizes = {"type": "transformer", "num_layers": 1, "hidden_size": 64, "num_heads": 8}
     model = {side: sizes | {"feedforward_size": 8192} for side in ("encoder", "decoder")}
-    configure("transformer", model=model, training={"batch_tokens": 4096, "max_updates": 2})
+    training = {"batch_tokens": 4096, "max_updates": 2, "precision": precision}
+    configure("transformer", model=model, training=training)
     for name in ("train.src", "train.tgt"):
         Path(name).write_text(Path(name).read_text() * 8)
     done = subprocess.run(
