@@ -87,10 +87,10 @@ def add_dropped(
 def _product(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
 ) -> torch.Tensor:
-    """Returns the product of tensors of one dtype; in bf16 bias and activation in one kernel."""
-    if states.dtype != torch.bfloat16 or not packed.has_packed_bf16():
-        # In float32 MKL is as fast, and unlike oneDNN makes no new code under
-        # `training.memory_limit`; the kernel for float16 is missing on many a processor.
+    """Returns the product of tensors of one dtype; where oneDNN makes it, bias and activation with it."""
+    in_bf16 = states.dtype == torch.bfloat16 and packed.has_packed_bf16()
+    if not in_bf16 and not products.onednn_takes(states):
+        # The kernel for float16 is missing on many a processor.
         product = F.linear(states, weight, bias)
         return product.relu_() if activation == "relu" else product
     fused: torch.Tensor = torch.ops.mkldnn._linear_pointwise(

@@ -22,16 +22,17 @@ SMALLEST_PEAK = 1e-30
 
 def has_int8() -> bool:
     """Returns whether this torch has the products that `Int8Linear` is made of."""
-    return _has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 def has_packed_bf16() -> bool:
     """Returns whether this torch, on this processor, multiplies bf16 with packed weights."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return _has_onednn() and supported is not None and bool(supported())
+    return has_onednn() and supported is not None and bool(supported())
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Returns whether this torch was built with oneDNN and may use it."""
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 

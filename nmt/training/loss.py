@@ -94,8 +94,9 @@ class _Chunks:
         for begin in range(0, num_rows, CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             chunk_CE, target_C1 = self._cast_RE[rows], self._target_R1[rows]
-            logits_CV = buffer_CV[: chunk_CE.shape[0]]
-            torch.mm(chunk_CE, self._cast_VE.t(), out=logits_CV)
+            logits_CV = products.multiply(
+                chunk_CE, self._cast_VE.t(), buffer_CV[: chunk_CE.shape[0]]
+            )
             target_logits_C1 = logits_CV.gather(1, target_C1).to(self._sum_dtype)
             # On CPU, where it pays, the sum is had from the target's probability instead.
             log_sums_C1 = None if self._is_on_cpu else self._log_sums(logits_CV)
@@ -146,7 +147,7 @@ class _Chunks:
         grad_CV.index_put_((row_C, self._target_R1[rows].squeeze(1)), values_C)
         if change_CV is not None:
             grad_CV.add_(change_CV, alpha=0.5 * self._divergence)
-        torch.mm(grad_CV, self._cast_VE, out=self._grad_RE[rows])
+        self._grad_RE[rows] = products.by_rows(grad_CV, self._cast_VE)
         self._grad_VE += torch.mm(grad_CV.t(), self._cast_RE[rows])
 
     def _losses(

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from nmt.models import dropout, fused
 
+pytestmark = pytest.mark.usefixtures("fp32_library")
 BF16 = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 
 

@@ -5,6 +5,7 @@ import torch
 
 from nmt.models import products
 
+pytestmark = pytest.mark.usefixtures("fp32_library")
 STEP = products.STEP
 LENGTHS = [1, 2, STEP - 1, STEP, STEP + 1, 2 * STEP - 1, 2 * STEP, 2 * STEP + 1, 5 * STEP + 77]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -42,6 +43,14 @@ def test_the_sum_over_rows_counts_each_once(num_rows, dtype):
     assert found.dtype == dtype
     assert torch.equal(found.double(), left.double().T @ right.double())
     assert torch.equal(left, kept[0]) and torch.equal(right, kept[1])
+
+
+def test_who_multiplies_float32_is_asked(fp32_library):
+    rows = whole(3, 4, dtype=torch.float32, seed=1)
+    assert products.onednn_takes(rows) == (fp32_library == "onednn")
+    assert not products.onednn_takes(rows.double())
+    assert not products.onednn_takes(rows[:0])
+    assert products.by_rows(rows[:0], rows.t()).shape == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,22 @@ def test_value_and_gradient_equal_those_of_torch(num_rows: int, smoothing: float
         torch.testing.assert_close(found_one, wanted_one, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_rows", [1, 300, 1400])
+@pytest.mark.usefixtures("fp32_library")
+def test_float32_is_as_near_as_it_can_be(num_rows: int) -> None:
+    states, weight, targets = inputs(num_rows, torch.float32)
+    found, _ = loss.smoothed_cross_entropy(states, weight, targets, 0.1)
+    exact = [one.detach().double().requires_grad_() for one in (states, weight)]
+    wanted = reference(*exact, targets, 0.1)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0.0)
+    found_gradients = torch.autograd.grad(found, (states, weight))
+    for found_one, wanted_one in zip(
+        found_gradients, torch.autograd.grad(wanted, exact), strict=True
+    ):
+        bound = 1e-5 * float(wanted_one.abs().max())
+        torch.testing.assert_close(found_one.double(), wanted_one, rtol=1e-5, atol=bound)
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 5, 6, 7])
 def test_the_size_of_chunks_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, chunk_rows: int
