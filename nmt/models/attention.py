@@ -201,8 +201,12 @@ class Heads(nn.Module):
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
+        rows: layers.RealRows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the joined result [B, T, D] and the weights, where `attend` made them."""
+        """Returns the joined result [B, T, D] and the weights, where `attend` made them.
+
+        Where only the queries in `rows` are wanted, the result is theirs, [N, D].
+        """
         states_BHTE, weights_BHTL = attend(
             query_BHTE,
             key_BHLE,
@@ -211,4 +215,7 @@ class Heads(nn.Module):
             scale=self.scale,
             dropout_rate=self._dropout_rate if self.training else 0.0,
         )
-        return self.output(states_BHTE.transpose(1, 2).flatten(2)), weights_BHTL
+        joined = states_BHTE.transpose(1, 2).flatten(2)
+        if rows is not None:
+            joined = rows.take(joined)
+        return self.output(joined), weights_BHTL

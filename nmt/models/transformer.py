@@ -51,9 +51,12 @@ class TransformerEncoder(base.Encoder):
         """Reads the source; see `base.Encoder.encode`."""
         states_BSD, rotation = self.input(embedded_BSE, 0)
         mask_B11S = attention.additive_mask(mask_BS, states_BSD)[:, None, None, :]
+        rows = layers.RealRows.where_it_pays(states_BSD, mask_BS)
+        states = states_BSD if rows is None else rows.take(states_BSD)
         for layer in self.layers:
-            states_BSD = layer(states_BSD, mask_B11S, rotation)
-        states_BSD = self.final_norm(states_BSD)
+            states = layer(states, mask_B11S, rotation, rows)
+        states = self.final_norm(states)
+        states_BSD = states if rows is None else rows.put(states)
         return base.Memory(
             states_BSD, mask_BS, base.masked_mean(states_BSD, mask_BS), values_BSM=states_BSD
         )
@@ -228,10 +231,22 @@ class _SelfAttention(nn.Module):
             nn.init.xavier_uniform_(third_DD)
 
     def project(
-        self, states_BTD: torch.Tensor, rotation: torch.Tensor | None
+        self,
+        states: torch.Tensor,
+        rotation: torch.Tensor | None,
+        rows: layers.RealRows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns queries, keys and values [B, H, T, E], the first two rotated."""
-        thirds = self.projection(self.block.before(states_BTD)).chunk(3, dim=-1)
+        """Returns queries, keys and values [B, H, T, E], the first two rotated.
+
+        Args:
+            states: [B, T, D], or with `rows` [N, D].
+            rotation: of rotary positions.
+            rows: which positions the states are of.
+        """
+        projected = self.projection(self.block.before(states))
+        if rows is not None:
+            projected = rows.put(projected)
+        thirds = projected.chunk(3, dim=-1)
         query_BHTE, key_BHTE, value_BHTE = (self.heads.split(third) for third in thirds)
         if rotation is not None:
             query_BHTE = layers.rotate(query_BHTE, rotation)
@@ -240,15 +255,16 @@ class _SelfAttention(nn.Module):
 
     def forward(
         self,
-        states_BTD: torch.Tensor,
+        states: torch.Tensor,
         query_BHTE: torch.Tensor,
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
+        rows: layers.RealRows | None = None,
     ) -> torch.Tensor:
-        """Returns the states after the block."""
-        change_BTD, _ = self.heads(query_BHTE, key_BHLE, value_BHLE, mask)
-        return self.block.after(states_BTD, change_BTD)
+        """Returns the states after the block, in the shape that they come in (see `project`)."""
+        change, _ = self.heads(query_BHTE, key_BHLE, value_BHLE, mask, rows)
+        return self.block.after(states, change)
 
 
 class _CrossAttention(nn.Module):
@@ -297,12 +313,16 @@ class _EncoderLayer(nn.Module):
         self.feed_forward = blocks.FeedForwardBlock(options)
 
     def forward(
-        self, states_BSD: torch.Tensor, mask_B11S: torch.Tensor, rotation: torch.Tensor | None
+        self,
+        states: torch.Tensor,
+        mask_B11S: torch.Tensor,
+        rotation: torch.Tensor | None,
+        rows: layers.RealRows | None = None,
     ) -> torch.Tensor:
-        heads = self.self_attention.project(states_BSD, rotation)
-        states_BSD = self.self_attention(states_BSD, *heads, mask_B11S)
-        after_BSD: torch.Tensor = self.feed_forward(states_BSD)
-        return after_BSD
+        heads = self.self_attention.project(states, rotation, rows)
+        states = self.self_attention(states, *heads, mask_B11S, rows)
+        after: torch.Tensor = self.feed_forward(states)
+        return after
 
 
 class _DecoderLayer(nn.Module):

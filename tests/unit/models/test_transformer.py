@@ -107,6 +107,45 @@ def test_an_encoder_equals_torchs_own_layers(
     assert encoder.max_positions is None
 
 
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_padding_is_left_out_on_the_way_to_a_gradient_and_changes_nothing(
+    randomized, normal, make_memory, monkeypatch, norm_position, positions
+):
+    encoder = _encoder(randomized, norm_position=norm_position, positions=positions, num_layers=2)
+    mask = make_memory(LENGTHS, 1).mask_BS
+    upstream = normal(3, 5, SIZE, seed=5) * mask.unsqueeze(2)
+    shapes: list[torch.Size] = []
+    encoder.layers.at(1).feed_forward.register_forward_hook(
+        lambda _module, _inputs, output: shapes.append(output.shape)
+    )
+    results = []
+    for share in (layers.MIN_PADDING, 1.0):
+        monkeypatch.setattr(layers, "MIN_PADDING", share)
+        embedded = normal(3, 5, SIZE).requires_grad_()
+        memory = encoder.encode(embedded, mask)
+        gradients = torch.autograd.grad(
+            (memory.states_BSM * upstream).sum() + memory.pooled_BM.sum(),
+            [embedded, *encoder.parameters()],
+        )
+        results.append([memory.states_BSM * mask.unsqueeze(2), memory.pooled_BM, *gradients])
+    torch.testing.assert_close(*results)
+    with torch.no_grad():
+        monkeypatch.undo()
+        encoder.encode(normal(3, 5, SIZE), mask)
+    assert shapes == [(9, SIZE), (3, 5, SIZE), (3, 5, SIZE)]
+
+
+def test_a_batch_with_little_padding_is_computed_as_it_is():
+    states = torch.zeros(4, 25, 2)
+    mask = torch.ones(4, 25, dtype=torch.bool)
+    mask[0, -2:] = False
+    assert layers.RealRows.where_it_pays(states, mask) is None
+    mask[1, -1] = False
+    rows = layers.RealRows.where_it_pays(states, mask)
+    assert rows is not None and rows.take(states).shape == (97, 2)
+
+
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @torch.no_grad()
 def test_a_decoder_equals_torchs_own_layers(randomized, normal, make_memory, norm_position):
@@ -322,8 +361,9 @@ def test_dropout_falls_on_inputs_blocks_and_attention_in_training_only(
     decoder.decode(target, memory)
     assert shapes == []
     encoder.train().encode(embedded, memory.mask_BS)
-    states, inner, weights = (3, 5, SIZE), (3, 5, 12), (3 * HEADS, 5, 16)
-    assert shapes == [(states, 0.1), (weights, 0.2), (states, 0.1), (inner, 0.1), (states, 0.1)]
+    states, weights = (3, 5, SIZE), (3 * HEADS, 5, 16)
+    rows, inner = (9, SIZE), (9, 12)  # without padding
+    assert shapes == [(states, 0.1), (weights, 0.2), (rows, 0.1), (inner, 0.1), (rows, 0.1)]
     shapes.clear()
     decoder.train().decode(target, memory)
     states, inner = (3, 4, SIZE), (3, 4, 12)
