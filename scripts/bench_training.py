@@ -59,8 +59,13 @@ class Entry:
     ranks: int = 1
 
 
-def entries(shape: str, threads: int) -> list[Entry]:
-    """Returns the sides of a group, nmt first."""
+def entries(shape: str, threads: int, wanted: Sequence[str] = ()) -> list[Entry]:
+    """Returns the sides of a group, nmt first; with `wanted` those whose names begin like that."""
+    found = _all_entries(shape, threads)
+    return [entry for entry in found if not wanted or entry.name.startswith(tuple(wanted))]
+
+
+def _all_entries(shape: str, threads: int) -> list[Entry]:
     found = [Entry(f"nmt {precision}", "nmt", precision, shape) for precision in ("auto", "fp32")]
     if threads > 1 and threads % 2 == 0:
         found.append(Entry("nmt auto, 2 ranks", "nmt", "auto", shape, ranks=2))
@@ -76,9 +81,9 @@ def entries(shape: str, threads: int) -> list[Entry]:
     ]
 
 
-def is_memory_short(shape: str, threads: int) -> bool:
+def is_memory_short(shape: str, sides: Sequence[Entry]) -> bool:
     """Returns whether the sides of a group should rather not be alive at the same time."""
-    processes_alive = sum(entry.ranks for entry in entries(shape, threads))
+    processes_alive = sum(entry.ranks for entry in sides)
     wanted = processes_alive * SIDE_BYTES.get(shape, OTHER_SIDE_BYTES)
     return processes.available_bytes() < wanted
 
@@ -107,8 +112,9 @@ class Benchmark:
         planned: dict[str, Entry] = {}
         try:
             sides.append(self._start(Entry("gemm", "gemm", "", shape), allocator))
-            restarts = self._args.restart or is_memory_short(shape, self._args.threads)
-            for entry in entries(shape, self._args.threads):
+            chosen = entries(shape, self._args.threads, self._args.sides)
+            restarts = self._args.restart or is_memory_short(shape, chosen)
+            for entry in chosen:
                 if entry.program in self.unavailable:
                     continue
                 print(f"{shape}: starting {entry.name}", file=sys.stderr)
@@ -256,6 +262,7 @@ def cores() -> int:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=shapes.SHAPES, default=[*shapes.SHAPES])
+    parser.add_argument("--sides", nargs="+", default=[], help="names or beginnings (default all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default 5)")
     parser.add_argument("--updates", type=int, default=4, help="updates a turn (default 4)")
     parser.add_argument("--warmup", type=int, default=2, help="updates before that (default 2)")

@@ -314,10 +314,20 @@ def test_a_restarted_side_is_warmed_up_each_time_and_leaves_nothing_alive():
 
 def test_sides_that_do_not_fit_into_memory_are_not_alive_together(monkeypatch):
     monkeypatch.setattr(processes, "available_bytes", lambda: 25e9)
-    assert bench_training.is_memory_short("transformer-512", threads=1)
-    assert not bench_training.is_memory_short("transformer-128", threads=1)
+
+    def is_short(shape: str, threads: int) -> bool:
+        return bench_training.is_memory_short(shape, bench_training.entries(shape, threads))
+
+    assert is_short("transformer-512", threads=1)
+    assert not is_short("transformer-128", threads=1)
     # A second process of one side wants memory of its own.
-    assert bench_training.is_memory_short("transformer-128", threads=2)
+    assert is_short("transformer-128", threads=2)
+
+
+def test_sides_are_chosen_by_the_beginnings_of_their_names() -> None:
+    found = bench_training.entries("transformer-512", 2, ["nmt fp32", "MarianMT fp32"])
+    assert [side.name for side in found] == ["nmt fp32", "MarianMT fp32", "MarianMT fp32 eager"]
+    assert bench_training.entries("transformer-512", 2, ["fairseq"]) == []
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, []), (2, [2]), (3, []), (8, [2])])
