@@ -7,8 +7,8 @@ through in a number of rows that is a multiple of `STEP`, and the end in one pro
 `STEP` rows, which has some rows in common with the bulk.
 
 In float32 MKL multiplies, except where oneDNN is faster: on processors of AMD it is, in the products of
-the forward pass and of the gradients of states, by 4 to 50 %, and a new shape costs it a third of a
-millisecond (docs/performance.md). Which of the two it is depends on the processor alone, so that a run
+the forward pass and of the gradients of states, and a new shape costs it less than a millisecond
+(docs/performance.md). Which of the two it is depends on the processor alone, so that a run
 that is resumed on its machine rounds as it did.
 """
 
