@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from nmt.config import loading, schema  # noqa: E402
 from nmt.data import batches, corpus, plan  # noqa: E402
-from nmt.models import attention, dropout, fused, layers, products, seq2seq  # noqa: E402
+from nmt.models import attention, dropout, fused, products, rows, seq2seq  # noqa: E402
 from nmt.runtime import device as devices  # noqa: E402
 from nmt.runtime import memory  # noqa: E402
 from nmt.text import vocab  # noqa: E402
@@ -80,7 +80,7 @@ VARIANTS = {
     "dropout, then sum": lambda: mock.patch.object(fused, "add_dropped", two_step_sum),
     "fused attention": lambda: mock.patch.object(attention, "attend", fused_attend),
     "loss in one piece": lambda: mock.patch.object(loss, "CHUNK_ROWS", 10**9),
-    "padding, too": lambda: mock.patch.object(layers, "MIN_PADDING", 1.0),
+    "padding, too": lambda: mock.patch.object(rows, "MIN_PADDING", 1.0),
     "a limit of memory": lambda: memory.limited(1 << 20),
     "fp32": as_it_is,
     "fp32, MKL alone": lambda: mock.patch.object(products, "onednn_takes", return_value=False),

@@ -281,6 +281,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder to work in")
     parser.add_argument("--json", type=Path, help="file for all figures")
     args = parser.parse_args(words)
+    for shape in args.models:
+        if not entries(shape, args.threads, args.sides):
+            parser.error(f"--sides: no side of {shape} begins so (given: {', '.join(args.sides)})")
     for name in ("rounds", "updates", "warmup", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}: has to be at least 1 (given: {getattr(args, name)})")

@@ -56,6 +56,8 @@ def _configured(
     arithmetic = devices.training_arithmetic(config.training.precision, device)
     devices.set_up(arithmetic.device, config.threads)
     memory.check_limit(config.training.memory_limit, arithmetic.device)
+    if config.training.memory_limit is not None:
+        memory.bound_code()
     watching.check(config.training.loggers)
     if config.training.sharding == "full" and start.size > 1:
         from nmt.training import sharding  # much of torch, which takes a second

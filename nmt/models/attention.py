@@ -11,6 +11,7 @@ from torch.autograd import function
 from torch.nn import functional as F
 
 from nmt.models import dropout, layers
+from nmt.models import rows as position_rows
 
 
 def additive_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -201,11 +202,11 @@ class Heads(nn.Module):
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
-        rows: layers.RealRows | None = None,
+        rows: position_rows.Rows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the joined result [B, T, D] and the weights, where `attend` made them.
 
-        Where only the queries in `rows` are wanted, the result is theirs, [N, D].
+        With `rows`, the result is theirs, [R, D].
         """
         states_BHTE, weights_BHTL = attend(
             query_BHTE,

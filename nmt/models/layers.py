@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import nn
-from torch.autograd import function
 from torch.nn import functional as F
 
 from nmt.models import fused
@@ -33,72 +32,6 @@ def linear(in_size: int, out_size: int, *, bias: bool = True) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-# Share of padding from which on leaving it out saves more than the copies cost (docs/performance.md).
-MIN_PADDING = 0.03
-
-
-class RealRows:
-    """The real positions of a padded batch: taken out of it, and put back.
-
-    What is done to each position by itself need not be done to padding.
-    """
-
-    def __init__(self, mask_BS: torch.Tensor) -> None:
-        """Takes the mask, True at real positions."""
-        self._shape = tuple(mask_BS.shape)
-        self._real_N = mask_BS.flatten().nonzero()[:, 0]
-
-    @classmethod
-    def where_it_pays(cls, states_BSD: torch.Tensor, mask_BS: torch.Tensor) -> "RealRows | None":
-        """Returns the rows of a batch with much padding, on its way to a gradient on CPU, else None."""
-        if states_BSD.device.type != "cpu" or not torch.is_grad_enabled():
-            return None
-        num_real = int(mask_BS.sum())
-        return cls(mask_BS) if num_real <= (1.0 - MIN_PADDING) * mask_BS.numel() else None
-
-    def take(self, states_BSD: torch.Tensor) -> torch.Tensor:
-        """Returns the states at real positions, [N, D]."""
-        rows: torch.Tensor = _Take.apply(  # type: ignore[no-untyped-call]
-            states_BSD.flatten(0, 1), self._real_N
-        )
-        return rows
-
-    def put(self, states_ND: torch.Tensor) -> torch.Tensor:
-        """Returns the states [B, S, D] of a padded batch, zero at padding."""
-        padded: torch.Tensor = _Put.apply(  # type: ignore[no-untyped-call]
-            states_ND, self._real_N, math.prod(self._shape)
-        )
-        return padded.view(*self._shape, -1)
-
-
-def _put(states_ND: torch.Tensor, real_N: torch.Tensor, num_rows: int) -> torch.Tensor:
-    return states_ND.new_zeros(num_rows, states_ND.shape[1]).index_copy_(0, real_N, states_ND)
-
-
-class _Take(function.Function):
-    @staticmethod
-    def forward(ctx: Any, padded_RD: torch.Tensor, real_N: torch.Tensor) -> torch.Tensor:
-        ctx.real_N, ctx.num_rows = real_N, padded_RD.shape[0]
-        return padded_RD.index_select(0, real_N)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _put(grad_outputs[0], ctx.real_N, ctx.num_rows), None
-
-
-class _Put(function.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, states_ND: torch.Tensor, real_N: torch.Tensor, num_rows: int
-    ) -> torch.Tensor:
-        ctx.real_N = real_N
-        return _put(states_ND, real_N, num_rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return grad_outputs[0].index_select(0, ctx.real_N), None, None
 
 
 class RMSNorm(nn.Module):

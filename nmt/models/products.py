@@ -50,13 +50,6 @@ def _onednn_leads_in_fp32() -> bool:
     return "AuthenticAMD" in processor
 
 
-def multiply(left_NI: torch.Tensor, right_IO: torch.Tensor, out_NO: torch.Tensor) -> torch.Tensor:
-    """Returns left right, in `out_NO` where the library can write there, else in a tensor of its own."""
-    if onednn_takes(left_NI):
-        return _by_onednn(left_NI, right_IO)
-    return torch.mm(left_NI, right_IO, out=out_NO)
-
-
 def _by_onednn(left_NI: torch.Tensor, right_IO: torch.Tensor) -> torch.Tensor:
     product_NO: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
         left_NI, right_IO.t(), None, "none", [], ""

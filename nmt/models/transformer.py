@@ -18,6 +18,7 @@ from torch import nn
 
 from nmt.config import families
 from nmt.models import attention, autoregression, base, blocks, dropout, fused, layers
+from nmt.models import rows as position_rows
 from nmt.models import state as decoder_state
 
 Options = blocks.Options
@@ -51,7 +52,7 @@ class TransformerEncoder(base.Encoder):
         """Reads the source; see `base.Encoder.encode`."""
         states_BSD, rotation = self.input(embedded_BSE, 0)
         mask_B11S = attention.additive_mask(mask_BS, states_BSD)[:, None, None, :]
-        rows = layers.RealRows.where_it_pays(states_BSD, mask_BS)
+        rows = position_rows.Rows.where_they_pay(states_BSD, mask_BS)
         states = states_BSD if rows is None else rows.take(states_BSD)
         for layer in self.layers:
             states = layer(states, mask_B11S, rotation, rows)
@@ -86,13 +87,19 @@ class TransformerDecoder(base.Decoder):
         states_BTD, rotation = self.input(embedded_BTE, 0)
         causal_TT = attention.causal_mask(embedded_BTE.shape[1], states_BTD)
         mask_B11S = attention.additive_mask(memory.mask_BS, states_BTD)[:, None, None, :]
+        source = _Source.of(memory, may_be_rows=True)
+        # What stands in the place of self-attention goes along the sentences by itself.
+        has_attention = all(layer.autoregression is None for layer in self.layers)
+        rows = position_rows.Rows.where_they_pay(states_BTD) if has_attention else None
+        states = states_BTD if rows is None else rows.take(states_BTD)
         weights_BTS = None
         for layer in self.layers:
             wanted = with_attention and layer is self.layers.at(-1)
-            states_BTD, weights_BTS = layer(
-                states_BTD, memory, (causal_TT, mask_B11S), rotation, with_attention=wanted
+            states, weights_BTS = layer(
+                states, source, (causal_TT, mask_B11S), rotation, rows, with_attention=wanted
             )
-        return self.final_norm(states_BTD), weights_BTS
+        states = self.final_norm(states)
+        return states if rows is None else rows.put(states), weights_BTS
 
     def shardable(self) -> Sequence[nn.Module]:
         """Returns the layers; see `base.Decoder.shardable`."""
@@ -106,7 +113,7 @@ class TransformerDecoder(base.Decoder):
         sentence["mask"] = attention.additive_mask(memory.mask_BS, memory.states_BSM)[:, None, None]
         history, hypothesis = {}, {}
         for index, layer in enumerate(self.layers):
-            key_BHSE, value_BHSE = layer.cross_attention.keys_values(memory)
+            key_BHSE, value_BHSE = layer.cross_attention.keys_values(_Source.of(memory))
             sentence[f"{index}.key"] = key_BHSE.contiguous()
             sentence[f"{index}.value"] = value_BHSE.contiguous()
             if layer.autoregression is not None:
@@ -174,6 +181,31 @@ class TransformerDecoder(base.Decoder):
         return self.final_norm(states_BKD).flatten(0, 1), weights_BKS, next_state
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What the layers of a decoder make keys and values of: the memory, or its rows.
+
+    Attributes:
+        states: [B, S, M], or with `rows` [R, M].
+        values: likewise.
+        rows: what they are rows of.
+    """
+
+    states: torch.Tensor
+    values: torch.Tensor
+    rows: position_rows.Rows | None = None
+
+    @classmethod
+    def of(cls, memory: base.Memory, *, may_be_rows: bool = False) -> "_Source":
+        """Returns the source, as rows where they may be and pay."""
+        states, values = memory.states_BSM, memory.values_BSM
+        rows = position_rows.Rows.where_they_pay(states) if may_be_rows else None
+        if rows is None:
+            return cls(states, values)
+        taken = rows.take(states)
+        return cls(taken, taken if values is states else rows.take(values), rows)
+
+
 class _Input(nn.Module):
     """Scaled embeddings with positions; rotary positions are handed on instead of added."""
 
@@ -234,14 +266,14 @@ class _SelfAttention(nn.Module):
         self,
         states: torch.Tensor,
         rotation: torch.Tensor | None,
-        rows: layers.RealRows | None = None,
+        rows: position_rows.Rows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns queries, keys and values [B, H, T, E], the first two rotated.
 
         Args:
-            states: [B, T, D], or with `rows` [N, D].
+            states: [B, T, D], or with `rows` [R, D].
             rotation: of rotary positions.
-            rows: which positions the states are of.
+            rows: what the states are rows of.
         """
         projected = self.projection(self.block.before(states))
         if rows is not None:
@@ -260,7 +292,7 @@ class _SelfAttention(nn.Module):
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
-        rows: layers.RealRows | None = None,
+        rows: position_rows.Rows | None = None,
     ) -> torch.Tensor:
         """Returns the states after the block, in the shape that they come in (see `project`)."""
         change, _ = self.heads(query_BHTE, key_BHLE, value_BHLE, mask, rows)
@@ -279,31 +311,38 @@ class _CrossAttention(nn.Module):
         self.key = layers.linear(memory_size, size)
         self.value = layers.linear(memory_size, size)
 
-    def keys_values(self, memory: base.Memory) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, source: _Source) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns keys and values [B, H, S, E] of the memory."""
-        key_BSD, value_BSD = self.key(memory.states_BSM), self.value(memory.values_BSM)
-        return self.heads.split(key_BSD), self.heads.split(value_BSD)
+        projected = self.key(source.states), self.value(source.values)
+        if source.rows is not None:
+            projected = source.rows.put(projected[0]), source.rows.put(projected[1])
+        return self.heads.split(projected[0]), self.heads.split(projected[1])
 
     def forward(
         self,
-        states_BTD: torch.Tensor,
+        states: torch.Tensor,
         key_BHSE: torch.Tensor,
         value_BHSE: torch.Tensor,
         mask_B11S: torch.Tensor,
+        rows: position_rows.Rows | None = None,
         *,
         with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the states after the block, and weights [B, T, S] if wanted (mean over heads)."""
-        query_BHTE = self.heads.split(self.query(self.block.before(states_BTD)))
-        change_BTD, weights_BHTS = self.heads(query_BHTE, key_BHSE, value_BHSE, mask_B11S)
-        states_BTD = self.block.after(states_BTD, change_BTD)
+        """Returns the states after the block, and weights [B, T, S] if wanted (mean over heads).
+
+        The states are [B, T, D], or with `rows` [R, D].
+        """
+        query = self.query(self.block.before(states))
+        query_BHTE = self.heads.split(query if rows is None else rows.put(query))
+        change, weights_BHTS = self.heads(query_BHTE, key_BHSE, value_BHSE, mask_B11S, rows)
+        states = self.block.after(states, change)
         if not with_attention:
-            return states_BTD, None
+            return states, None
         if weights_BHTS is None:
             weights_BHTS = attention.attention_weights(
                 query_BHTE, key_BHSE, mask_B11S, scale=self.heads.scale
             )
-        return states_BTD, weights_BHTS.mean(1)
+        return states, weights_BHTS.mean(1)
 
 
 class _EncoderLayer(nn.Module):
@@ -317,7 +356,7 @@ class _EncoderLayer(nn.Module):
         states: torch.Tensor,
         mask_B11S: torch.Tensor,
         rotation: torch.Tensor | None,
-        rows: layers.RealRows | None = None,
+        rows: position_rows.Rows | None = None,
     ) -> torch.Tensor:
         heads = self.self_attention.project(states, rotation, rows)
         states = self.self_attention(states, *heads, mask_B11S, rows)
@@ -338,10 +377,11 @@ class _DecoderLayer(nn.Module):
 
     def forward(
         self,
-        states_BTD: torch.Tensor,
-        memory: base.Memory,
+        states: torch.Tensor,
+        source: _Source,
         masks: tuple[torch.Tensor, torch.Tensor],
         rotation: torch.Tensor | None,
+        rows: position_rows.Rows | None = None,
         *,
         with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -351,29 +391,35 @@ class _DecoderLayer(nn.Module):
         """
         causal_TT, mask_B11S = masks
         if self.autoregression is None:
-            heads = self.self_attention.project(states_BTD, rotation)
-            states_BTD = self.self_attention(states_BTD, *heads, causal_TT)
+            heads = self.self_attention.project(states, rotation, rows)
+            states = self.self_attention(states, *heads, causal_TT, rows)
         else:
-            states_BTD = self.autoregression(states_BTD)
-        key_BHSE, value_BHSE = self.cross_attention.keys_values(memory)
+            states = self.autoregression(states)
+        key_BHSE, value_BHSE = self.cross_attention.keys_values(source)
         return self.read_memory(
-            states_BTD, (key_BHSE, value_BHSE, mask_B11S), with_attention=with_attention
+            states, (key_BHSE, value_BHSE, mask_B11S), rows, with_attention=with_attention
         )
 
     def read_memory(
-        self, states_BTD: torch.Tensor, source: tuple[torch.Tensor, ...], *, with_attention: bool
+        self,
+        states: torch.Tensor,
+        source: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        rows: position_rows.Rows | None = None,
+        *,
+        with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the rest of the layer makes of the states, at all positions or at one.
 
         Args:
-            states_BTD: after the first block.
+            states: after the first block, [B, T, D], or with `rows` [R, D].
             source: keys and values of the memory, and its additive mask.
+            rows: what the states are rows of.
             with_attention: also return the weights.
         """
-        states_BTD, weights_BTS = self.cross_attention(
-            states_BTD, *source, with_attention=with_attention
+        states, weights_BTS = self.cross_attention(
+            states, *source, rows, with_attention=with_attention
         )
-        return self.feed_forward(states_BTD), weights_BTS
+        return self.feed_forward(states), weights_BTS
 
 
 def _heads(options: Options) -> attention.Heads:

@@ -88,15 +88,20 @@ class _Chunks:
     def run(self, *, wants_gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the summed loss and the summed negative log-likelihood."""
         num_rows, num_pieces = self._cast_RE.shape[0], self._weight_VE.shape[0]
-        buffer_CV = self._cast_RE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
+        # oneDNN makes its results itself, in float32; everything else is written where the last chunk was.
+        buffer_CV = None
+        if not products.onednn_takes(self._cast_RE):
+            buffer_CV = self._cast_RE.new_empty(min(num_rows, CHUNK_ROWS), num_pieces)
         targets, log_sums = [], []
         divergences = [self._states_NE.new_zeros((), dtype=self._sum_dtype)]
         for begin in range(0, num_rows, CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             chunk_CE, target_C1 = self._cast_RE[rows], self._target_R1[rows]
-            logits_CV = products.multiply(
-                chunk_CE, self._cast_VE.t(), buffer_CV[: chunk_CE.shape[0]]
-            )
+            if buffer_CV is None:
+                logits_CV = products.by_rows(chunk_CE, self._cast_VE.t())
+            else:
+                logits_CV = buffer_CV[: chunk_CE.shape[0]]
+                torch.mm(chunk_CE, self._cast_VE.t(), out=logits_CV)
             target_logits_C1 = logits_CV.gather(1, target_C1).to(self._sum_dtype)
             # On CPU, where it pays, the sum is had from the target's probability instead.
             log_sums_C1 = None if self._is_on_cpu else self._log_sums(logits_CV)
@@ -112,6 +117,7 @@ class _Chunks:
                 self._add_gradients(rows, probs_CV, probs_C1, change_CV)
             targets.append(target_logits_C1)
             log_sums.append(log_sums_C1)
+            del logits_CV, probs_CV  # before the next chunk's are made
         num_real = self._states_NE.shape[0]
         loss, nll = self._losses(torch.cat(targets)[:num_real], torch.cat(log_sums)[:num_real])
         return loss + 0.5 * self._divergence * torch.stack(divergences).sum(), nll

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nmt.config import families
-from nmt.models import layers, transformer
+from nmt.models import base, layers, products, rows, transformer
 
 LENGTHS = [5, 1, 3]
 SIZE, HEADS = 8, 2
@@ -120,8 +120,8 @@ def test_padding_is_left_out_on_the_way_to_a_gradient_and_changes_nothing(
         lambda _module, _inputs, output: shapes.append(output.shape)
     )
     results = []
-    for share in (layers.MIN_PADDING, 1.0):
-        monkeypatch.setattr(layers, "MIN_PADDING", share)
+    for share in (rows.MIN_PADDING, 1.0):
+        monkeypatch.setattr(rows, "MIN_PADDING", share)
         embedded = normal(3, 5, SIZE).requires_grad_()
         memory = encoder.encode(embedded, mask)
         gradients = torch.autograd.grad(
@@ -136,14 +136,43 @@ def test_padding_is_left_out_on_the_way_to_a_gradient_and_changes_nothing(
     assert shapes == [(9, SIZE), (3, 5, SIZE), (3, 5, SIZE)]
 
 
-def test_a_batch_with_little_padding_is_computed_as_it_is():
-    states = torch.zeros(4, 25, 2)
-    mask = torch.ones(4, 25, dtype=torch.bool)
-    mask[0, -2:] = False
-    assert layers.RealRows.where_it_pays(states, mask) is None
-    mask[1, -1] = False
-    rows = layers.RealRows.where_it_pays(states, mask)
-    assert rows is not None and rows.take(states).shape == (97, 2)
+@pytest.mark.parametrize(
+    ("autoregressive_layer", "positions"),
+    [("self_attention", "sinusoidal"), ("self_attention", "rotary"), ("ssru", "sinusoidal")],
+)
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_rows_that_are_filled_up_change_nothing_in_a_decoder(
+    randomized, normal, make_memory, monkeypatch, norm_position, autoregressive_layer, positions
+):
+    decoder = _decoder(
+        randomized,
+        norm_position=norm_position,
+        positions=positions,
+        autoregressive_layer=autoregressive_layer,
+        num_layers=2,
+    )
+    memory = make_memory(LENGTHS, SIZE)
+    upstream = normal(3, 4, SIZE, seed=5)
+    shapes: list[torch.Size] = []
+    decoder.layers.at(1).feed_forward.register_forward_hook(
+        lambda _module, _inputs, output: shapes.append(output.shape)
+    )
+    monkeypatch.setattr(products, "STEP", 16)
+    results = []
+    for fewest in (1, 1000):
+        monkeypatch.setattr(rows, "MIN_ROWS", fewest)
+        leaves = [normal(3, 4, SIZE), memory.states_BSM, memory.values_BSM]
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        read = base.Memory(leaves[1], memory.mask_BS, memory.pooled_BM, leaves[2])
+        states, weights = decoder.decode(leaves[0], read, with_attention=True)
+        assert weights is not None
+        gradients = torch.autograd.grad(
+            (states * upstream).sum() + weights.square().sum(), [*leaves, *decoder.parameters()]
+        )
+        results.append([states, weights, *gradients])
+    torch.testing.assert_close(*results)
+    filled = (16, SIZE) if autoregressive_layer == "self_attention" else (3, 4, SIZE)
+    assert shapes == [filled, (3, 4, SIZE)]
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nmt import errors
+from nmt.models import packed
 from nmt.runtime import memory
 
 CPU = torch.device("cpu")
@@ -70,6 +71,32 @@ def test_a_limit_holds_forward_and_backward_and_is_lifted() -> None:
         ["forward True", "backward True", "lifted", ""],
         0,
     ), done.stderr
+
+
+SHAPES = """
+from nmt.runtime import allocator
+allocator.tune()
+import torch
+from nmt.models import packed
+from nmt.runtime import memory
+
+memory.bound_code()
+assert packed.has_onednn()
+rows, weights = torch.ones(1000, 64), torch.ones(32, 64)
+with memory.limited(memory.used() // memory.MIB + 96):
+    for number in range(100, 700):
+        torch.ops.mkldnn._linear_pointwise(rows[:number], weights, None, "none", [], "")
+print("fits")
+"""
+
+
+@linux
+@pytest.mark.skipif(not packed.has_onednn(), reason="this torch has no oneDNN")
+def test_the_code_of_many_shapes_does_not_fill_the_limit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("fits\n", 0), done.stderr
 
 
 @linux
