@@ -132,10 +132,10 @@ sys.exit(main.main(["train", "c.yaml", *(f"--set={flag}" for flag in flags)]))
 def test_batches_are_cut_to_a_real_limit_of_memory(precision, mode, configure, open_run):
     sizes = {"type": "transformer", "num_layers": 1, "hidden_size": 64, "num_heads": 8}
     model = {side: sizes | {"feedforward_size": 8192} for side in ("encoder", "decoder")}
-    training = {"batch_tokens": 4096, "max_updates": 2, "precision": precision}
+    training = {"batch_tokens": 8192, "max_updates": 2, "precision": precision}
     configure("transformer", model=model, training=training)
     for name in ("train.src", "train.tgt"):
-        Path(name).write_text(Path(name).read_text() * 8)
+        Path(name).write_text(Path(name).read_text() * 16)
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(ROOM), f"training.max_device_tokens={mode}"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
