@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nmt.config import families
-from nmt.models import base, layers, products, rows, transformer
+from nmt.models import base, dropout, fused, layers, products, rows, transformer
 
 LENGTHS = [5, 1, 3]
 SIZE, HEADS = 8, 2
@@ -380,8 +380,8 @@ def test_dropout_falls_on_inputs_blocks_and_attention_in_training_only(
         shapes.append((tuple(weights.shape), rate))
         return torch.ones_like(weights)
 
-    monkeypatch.setattr(transformer.dropout, "dropout", spy)
-    monkeypatch.setattr(transformer.dropout, "random_factors", spy_weights)
+    monkeypatch.setattr(dropout, "dropout", spy)
+    monkeypatch.setattr(dropout, "random_factors", spy_weights)
     encoder = _encoder(randomized, dropout=0.1, attention_dropout=0.2)
     decoder = _decoder(randomized, dropout=0.3, attention_dropout=0.4)
     memory = make_memory(LENGTHS, SIZE)
@@ -412,10 +412,10 @@ def test_dropout_inside_feed_forward_blocks_may_have_a_rate_of_its_own(
 ):
     rates = []
     monkeypatch.setattr(
-        transformer.dropout, "dropout", lambda states, rate, training: rates.append(rate) or states
+        dropout, "dropout", lambda states, rate, training: rates.append(rate) or states
     )
     monkeypatch.setattr(
-        transformer.fused, "add_dropped", lambda states, change, rate, training: states + change
+        fused, "add_dropped", lambda states, change, rate, training: states + change
     )
     for options, inner in (({}, 0.1), ({"activation_dropout": 0.0}, 0.0)):
         rates.clear()
