@@ -56,7 +56,9 @@ class Model:
             nmt.errors.UsageError: a setting is unknown or out of range.
             TypeError: `lines` is one string.
         """
-        return [found[0].text for found in self._translations(lines, 1, tgt_lang, decoding)]
+        _check_lines(lines)
+        machine = self._translator(1, tgt_lang, decoding, with_scores=False)
+        return [found[0].text for found in machine.translate(lines)]
 
     def translate_nbest(
         self,
@@ -78,9 +80,11 @@ class Model:
             nmt.errors.UsageError: a setting is unknown or out of range.
             TypeError: `lines` is one string.
         """
+        _check_lines(lines)
+        machine = self._translator(num_best, tgt_lang, decoding)
         return [
             [Translation(one.text, one.score) for one in found]
-            for found in self._translations(lines, num_best, tgt_lang, decoding)
+            for found in machine.translate(lines)
         ]
 
     def translate_requests(
@@ -142,18 +146,13 @@ class Model:
         )
         return [pair.log_probability for pair in machine.score(src_lines, tgt_lines)]
 
-    def _translations(
+    def _translator(
         self,
-        lines: Sequence[str],
         num_best: int,
         tgt_lang: str | None,
         decoding: dict[str, float | bool | str],
-    ) -> list[list[outcomes.Translation]]:
-        _check_lines(lines)
-        return self._translator(num_best, tgt_lang, decoding).translate(lines)
-
-    def _translator(
-        self, num_best: int, tgt_lang: str | None, decoding: dict[str, float | bool | str]
+        *,
+        with_scores: bool = True,
     ) -> translator.Translator:
         loaded = self._loaded
         if "precision" in decoding:
@@ -167,6 +166,8 @@ class Model:
             settings,
             loaded.arithmetic,
             num_best=num_best,
+            shortlist=loaded.shortlist,
+            with_scores=with_scores,
         )
 
 

@@ -67,7 +67,7 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
         run_dir: the run folder.
         state: what is saved; its tensors may be on any device.
         keep: how many of the newest states stay, 1 or more.
-        best: the update of a state that stays in any case.
+        best: the update of a state that this one refers to: it stays as long as this one does.
 
     Raises:
         FileError: the disk is full or does not let itself be written; the older states are as
@@ -79,7 +79,7 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
     unfinished, replaced = folder / (UNFINISHED + name), folder / (REPLACED + name)
     files.remove_tree(unfinished)
     try:
-        _write(unfinished, state)
+        _write(unfinished, state, best)
         if (folder / name).exists():
             files.remove_tree(replaced)
             _rename(folder / name, replaced)
@@ -94,8 +94,10 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
     _fsync_dir(folder)
     _remove(replaced)
     kept = [update for update in updates(run_dir) if update <= state.update][-keep:]
-    for update, path in _states(folder).items():
-        if update not in kept and update != best:
+    states = _states(folder)
+    needed = {best, *(_best_of(states[update]) for update in kept)}
+    for update, path in states.items():
+        if update not in kept and update not in needed:
             _remove(path)
 
 
@@ -210,7 +212,16 @@ def _states(folder: Path) -> dict[int, Path]:
     return found
 
 
-def _write(path: Path, state: ResumeState) -> None:
+def _best_of(path: Path) -> int | None:
+    """Returns the update of the state that a state refers to; None for none, or where it is damaged."""
+    try:
+        best: int | None = _read_json(path / STATE).get("best")
+    except (errors.TrainingError, errors.FileError):
+        return None
+    return best
+
+
+def _write(path: Path, state: ResumeState, best: int | None) -> None:
     """Writes a state's files into the new directory `path`, and makes them last."""
     files.make_dir(path)
     entries: dict[str, Any] = {}
@@ -221,7 +232,7 @@ def _write(path: Path, state: ResumeState) -> None:
             stream.write(data)
         entry = manifests.entry_of_bytes(data)
         entries[name] = {"sha256": entry.sha256, "size": entry.size}
-    content = {"update": state.update, "values": state.values, "files": entries}
+    content = {"update": state.update, "best": best, "values": state.values, "files": entries}
     files.atomic_write_text(path / STATE, sealed.render(content, FORMAT))
     _fsync_dir(path)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from nmt.config import loading
 from nmt.data import findings
 from nmt.runtime import device as devices
-from nmt.training import initial, survey, watching
+from nmt.training import initial, outlook, survey, watching
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     overrides = list(args.set or [])
     flags = {"device": args.device, "training.precision": args.precision, "threads": args.threads}
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = initial.completed(loading.load(args.config, overrides), None)
+    config = loading.load(args.config, overrides)
+    # A run that goes on needs the folder that it was begun from no more.
+    earlier = None if config.training.init_from is None else outlook.earlier_config(config)
+    config = initial.completed(config, earlier)
     arithmetic = devices.training_arithmetic(
         config.training.precision, devices.resolve(config.device)
     )

@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     quantization = args.quantization or "float32"
     result = ctranslate2_export.export(run_dir, output, quantization, lines)
     logger.info("%s: written in %s", output, quantization)
-    if result.changed_penalty is not None:
-        logger.info(
-            "length penalty 0 in place of %s, which means something else to CTranslate2",
-            result.changed_penalty,
+    for name, value in result.left_out.items():
+        reason = "means something else to" if name == "length_penalty" else "is not known to"
+        logger.warning(
+            "decoding.%s: %s is not in the export, since it %s CTranslate2", name, value, reason
         )
     for name, found in result.agreements.items():
         print(f"{name}: {found.share:.1%} of {found.num_lines} lines translated alike")

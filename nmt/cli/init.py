@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ Paths = tuple[Path, Path]
 
 # From this size on the schema's default suits; below it the vocabulary shrinks with the corpus.
 PAIRS_FOR_DEFAULT_VOCABULARY = 20_000
+# 256 bytes, and those for the unknown, begin, end and padding.
+NUM_FIXED_PIECES = 260
 
 _HEAD = """\
 # A configuration of nmt, written by `nmt init`. Train with: nmt train {name}
@@ -47,6 +50,7 @@ class Template:
         test: source and target file of the test set, or None.
         family: of encoder and decoder.
         num_pairs: size of the training corpus.
+        num_characters: different ones in it.
     """
 
     name: Path
@@ -57,6 +61,7 @@ class Template:
     test: Paths | None
     family: str
     num_pairs: int
+    num_characters: int
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.valid_src is None) != (args.valid_tgt is None):
         raise errors.UsageError("--valid-src and --valid-tgt: give both, or neither.")
     _check_new(output, force=args.force)
-    num_pairs, num_held_out = _count_pairs(given), 0
+    (num_pairs, num_characters), num_held_out = _count_pairs(given), 0
     train, valid, test = given, given, None
     if args.valid_src is not None:
         valid = (Path(args.valid_src), Path(args.valid_tgt))
@@ -90,7 +95,17 @@ def run(args: argparse.Namespace) -> int:
         _check_split(given, (*train, *valid, *test), force=args.force)
     num_train = num_pairs - 2 * num_held_out
     family = args.family or "transformer"
-    template = Template(output, args.src_lang, args.tgt_lang, train, valid, test, family, num_train)
+    template = Template(
+        output,
+        args.src_lang,
+        args.tgt_lang,
+        train,
+        valid,
+        test,
+        family,
+        num_train,
+        num_characters,
+    )
     text = render(template)
     # The text is ours, but the names in it are the user's.
     loading.parse(text, str(output))
@@ -119,7 +134,7 @@ def render(template: Template) -> str:
     lines = [_HEAD.format(name=template.name)]
     lines += _knobs(schema.Config, 0, {"run_dir": f"runs/{template.name.stem}"})
     lines += _data(template)
-    lines += _section("tokenizer", schema.TokenizerConfig, _vocabulary(template.num_pairs))
+    lines += _section("tokenizer", schema.TokenizerConfig, _vocabulary(template))
     lines += ["", "model:", *_knobs(schema.ModelConfig, 1, {})]
     for side in sections.SIDES:
         options = families.options_schema(template.family, side)
@@ -177,14 +192,14 @@ def _knobs(
     return lines
 
 
-def _vocabulary(num_pairs: int) -> dict[str, str | int]:
+def _vocabulary(template: Template) -> dict[str, str | int]:
     """Returns a vocabulary size for a small corpus; nothing where the default suits."""
-    if num_pairs >= PAIRS_FOR_DEFAULT_VOCABULARY:
-        return {}
     default: int = schema.TokenizerConfig.model_fields["vocab_size"].default
-    scaled = default * num_pairs // PAIRS_FOR_DEFAULT_VOCABULARY
-    # 256 pieces are bytes; the characters need room as well.
-    return {"vocab_size": max(scaled // 100 * 100, 400)}
+    scaled = default * min(template.num_pairs / PAIRS_FOR_DEFAULT_VOCABULARY, 1.0)
+    # Beside bytes and special pieces each character is one, and pieces of several need room as well.
+    needed = 1.1 * (NUM_FIXED_PIECES + template.num_characters)
+    size = max(int(scaled) // 100, math.ceil(needed / 100), 4) * 100
+    return {} if size == default else {"vocab_size": size}
 
 
 def _check_languages(args: argparse.Namespace) -> None:
@@ -227,8 +242,8 @@ def _check_split(given: Paths, made: tuple[Path, ...], *, force: bool) -> None:
         _check_new(path, force=force)
 
 
-def _count_pairs(paths: Paths) -> int:
-    """Returns the number of pairs of two parallel files.
+def _count_pairs(paths: Paths) -> tuple[int, int]:
+    """Returns the number of pairs of two parallel files, and of different characters in them.
 
     Raises:
         errors.DataError: their numbers of lines differ, or there are none.
@@ -239,7 +254,13 @@ def _count_pairs(paths: Paths) -> int:
             raise errors.FileError(
                 f"{path}: is no regular file. Corpora are read more than once; write it to a file."
             )
-    src, tgt = (sum(1 for _ in files.read_lines(path)) for path in paths)
+    characters = set[str]()
+    counts = [0, 0]
+    for side, path in enumerate(paths):
+        for line in files.read_lines(path):
+            characters.update(line)
+            counts[side] += 1
+    src, tgt = counts
     if src != tgt:
         raise errors.DataError(
             f"{paths[1]}: is not parallel to {paths[0]} (given: {tgt} and {src} lines). "
@@ -247,7 +268,7 @@ def _count_pairs(paths: Paths) -> int:
         )
     if src == 0:
         raise errors.DataError(f"{paths[0]}: is empty. Name a file with sentences.")
-    return src
+    return src, len(characters)
 
 
 def _num_held_out(paths: Paths, num_pairs: int) -> int:

@@ -17,7 +17,7 @@ from nmt import errors
 from nmt.checkpoint import averaging, folder, logs, resume
 from nmt.config import loading, schema
 from nmt.inference import held_out, texts, validation
-from nmt.models import seq2seq
+from nmt.models import abilities, seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files
 from nmt.text import tokenizer
@@ -197,6 +197,7 @@ class Job:
                 "training.guided_alignment_weight: this decoder has no attention to guide. Set it to 0, "
                 "or take a decoder that attends."
             )
+        abilities.check(parts.model, self._config.decoding)
         layout = self._layout(parts.model)
         updater = update.Updater(
             parts.model,
@@ -256,14 +257,7 @@ class Job:
 
     def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
         config = self._config
-        # Scores of drawn translations would say little of the model.
-        decoding = config.decoding.model_copy(
-            update={
-                "beam_size": config.training.validation_beam_size,
-                "sample": False,
-                "diversity_groups": 1,
-            }
-        )
+        decoding = validation.decoding_of(config)
         both = texts.Texts(
             parts.src_tokenizer,
             parts.tgt_tokenizer,

@@ -170,6 +170,7 @@ def _machine(
         loaded.arithmetic,
         batch_sentences=batch_sentences,
         shortlist=shortlist,
+        with_scores=False,
     )
 
 

@@ -9,6 +9,7 @@ from nmt import errors
 from nmt.data import readers, statistics
 from nmt.evaluation import breakdowns, comparing, documents, judging, metrics, significance
 from nmt.inference import attention_maps, held_out, loading, outcomes, translator
+from nmt.runtime import device as devices
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def sections(
         threads: of the processor; None for as many as torch takes.
     """
     loading.set_up_threads(threads)
+    devices.resolve(device)  # a wrong name is no fault of a run
     notes: list[documents.Block] = []
     known: list[Translated] = []
     data: list[documents.Block] = []
@@ -207,6 +209,7 @@ def attention_of_lines(
         errors.UsageError: there is no such line.
     """
     loading.set_up_threads(threads)
+    devices.resolve(device)  # a wrong name is no fault of a run
     try:
         loaded = loading.load(folder, device=device)
         pairs = list(readers.read_pairs(loaded.config.data.valid_corpora[0]))

@@ -1,8 +1,10 @@
 """`nmt train`: wires a run together, starts or resumes it, and keeps its folder."""
 
 import argparse
+import collections
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +12,13 @@ from types import FrameType
 from typing import Any
 
 from nmt import errors
-from nmt.checkpoint import folder, logs, manifests, resume
+from nmt.checkpoint import folder, logs, resume
 from nmt.cli import jobs
 from nmt.config import loading, schema
 from nmt.data import readers
-from nmt.evaluation import events
 from nmt.runtime import device as devices
-from nmt.runtime import distributed, files, locks, memory
-from nmt.training import initial, progress, watching
+from nmt.runtime import distributed, files, locks, memory, remote
+from nmt.training import initial, outlook, progress, watching
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         if args.fresh and not start.num_restarts:
             group.on_main(lambda: _move_aside(run_dir))
         with contextlib.ExitStack() as stack:
-            group.on_main(lambda: _check_foreign(config))
+            group.on_main(lambda: outlook.check_foreign(config))
             run_files = group.in_turn(lambda: _opened(stack, run_dir, group))
             return _train(config, arithmetic, run_files, group, quiet=args.quiet)
 
@@ -108,36 +109,15 @@ def _train(
 
 
 def _check_corpora(config: schema.Config) -> None:
-    """Finds missing files of every corpus before any work starts."""
+    """Finds missing files of every corpus, and mistakes in those of validation, before any work starts."""
     for entry in [*config.data.train, *config.data.valid_corpora, *config.data.test_corpora]:
         for path in [*readers.corpus_files(entry), *readers.alignment_files(entry)]:
             files.check_readable(path)
-
-
-def _check_foreign(config: schema.Config) -> None:
-    """Refuses a folder whose files a new run would overwrite, though no run has written them.
-
-    Raises:
-        errors.UsageError: it holds some, or the ready tokenizer of the run.
-    """
-    run_dir = Path(config.run_dir)
-    ours = run_dir / folder.TOKENIZER
-    ready = config.tokenizer
-    for given in (ready.model, ready.src_model, ready.tgt_model):
-        if given is not None and Path(given).resolve().is_relative_to(ours.resolve()):
-            raise errors.UsageError(
-                f"tokenizer: {given} lies where the run keeps its own copy, {ours}. Move it elsewhere."
-            )
-    # Every run leaves its lock behind.
-    if not run_dir.is_dir() or (run_dir / locks.NAME).exists() or resume.updates(run_dir):
-        return
-    own = (folder.CONFIG, manifests.NAME, "log.txt", events.NAME, folder.TOKENIZER)
-    found = [name for name in own if (run_dir / name).is_file() or (run_dir / name).is_dir()]
-    if found:
-        raise errors.UsageError(
-            f"run_dir: {run_dir} holds what no run has written, and a run would overwrite it "
-            f"({', '.join(found)}). Take another run_dir, or move these elsewhere."
-        )
+    for entry in config.data.valid_corpora:
+        paths = [str(path) for path in readers.corpus_files(entry)]
+        if all(remote.is_url(path) or os.path.isfile(path) for path in paths):
+            # A line too few would else be found once all the rest is made.
+            collections.deque(readers.iterate_pairs(entry, readers.new_counters(entry)), maxlen=0)
 
 
 def _move_aside(run_dir: Path) -> None:

@@ -71,10 +71,14 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
         raise errors.UsageError(f"--nbest: wants at least 1 (given: {args.nbest}).")
     if args.batch_size is not None and args.batch_size < 1:
         raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
+    if args.batch_size is not None and args.batch_tokens is not None:
+        raise errors.UsageError("--batch-tokens: would be ignored beside --batch-size. Give one.")
     if start.rank == 0:
         for path in (args.input, args.constraints):
             if path is not None:
                 files.check_readable(Path(path))
+        if args.input is not None and args.constraints is not None:
+            translate_formats.check_lengths(args.input, args.constraints)
     style = args.format or "text"
     _check_style(args, style)
     terms = None if args.glossary is None else glossary.Glossary.read(Path(args.glossary))
@@ -88,7 +92,10 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
         machine = engines.build_chosen(args)
     if machine is None:
         machine = build_translator(
-            args, num_best=args.nbest or 1, is_named_per_line=style == "jsonl"
+            args,
+            num_best=args.nbest or 1,
+            is_named_per_line=style == "jsonl",
+            with_scores=style != "text" or args.return_scores,
         )
     default = dataclasses.replace(
         machine.default, target_prefix=args.target_prefix or "", avoid=tuple(args.avoid or ())
@@ -117,7 +124,11 @@ def _check_style(args: argparse.Namespace, style: str) -> None:
 
 
 def build_translator(
-    args: argparse.Namespace, *, num_best: int = 1, is_named_per_line: bool = False
+    args: argparse.Namespace,
+    *,
+    num_best: int = 1,
+    is_named_per_line: bool = False,
+    with_scores: bool = False,
 ) -> translator.Translator:
     """Returns the translator that the command line describes.
 
@@ -126,6 +137,7 @@ def build_translator(
             `shortlist`, `tgt_lang`, the decoding flags and those of `--mbr`.
         num_best: translations per line.
         is_named_per_line: whether lines may name their target language themselves.
+        with_scores: whether the scores of translations are shown.
 
     Raises:
         errors.UsageError: the model has no such target language, or several where none is named.
@@ -152,6 +164,7 @@ def build_translator(
         batch_sentences=args.batch_size,
         shortlist=loaded.shortlist,
         risk=risk,
+        with_scores=with_scores,
     )
 
 

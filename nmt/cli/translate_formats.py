@@ -6,13 +6,14 @@ N lines in are N lines out, whatever is wrong with some of them.
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from nmt import errors
 from nmt.cli import engines
 from nmt.inference import alignments, json_lines, outcomes, requests
-from nmt.runtime import lines
+from nmt.runtime import files, lines
 from nmt.text import glossary as glossaries
 
 logger = logging.getLogger(__name__)
@@ -243,13 +244,32 @@ def with_constraints(
                     "may be blank."
                 )
             if is_first and not items:
-                own = own.removeprefix("\ufeff")
+                line, own = line.removeprefix("\ufeff"), own.removeprefix("\ufeff")
             items.append([line, [phrase for phrase in own.split("\t") if phrase.strip()]])
         num_lines += len(chunk)
         yield items
     if phrases is not None and next(phrases, None) is not None:
         raise errors.DataError(
             f"{place}: has more lines than the input ({num_lines}). "
+            "Each input line wants one, which may be blank."
+        )
+
+
+def check_lengths(source: str, phrases: str) -> None:
+    """Refuses a file of phrases of another length than the input before anything is translated.
+
+    What can be read only once, such as a named pipe, is left to `with_constraints`.
+
+    Raises:
+        errors.DataError: one has more lines.
+    """
+    if not all(os.path.isfile(path) for path in (source, phrases)):
+        return
+    wanted, given = (sum(1 for _ in files.read_lines(path)) for path in (source, phrases))
+    if wanted != given:
+        relation = "more" if given > wanted else "fewer"
+        raise errors.DataError(
+            f"{phrases}: has {relation} lines than the input ({wanted}). "
             "Each input line wants one, which may be blank."
         )
 

@@ -1,5 +1,6 @@
 """The sections that say what is read and how text becomes pieces; `schema.py` has the others."""
 
+import collections
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -225,10 +226,11 @@ class DataConfig(knobs.Section):
     def pair_names(self, corpora: Sequence[Corpus]) -> list[str]:
         """Returns a name for each of these corpora, `en-de`; a pair's second one is `en-de.2`."""
         names: list[str] = []
+        counts = collections.Counter[str]()
         for corpus in corpora:
             name = "-".join(self.pair_of(corpus))
-            same = sum(other.split(".")[0] == name for other in names)
-            names.append(f"{name}.{same + 1}" if same else name)
+            counts[name] += 1
+            names.append(name if counts[name] == 1 else f"{name}.{counts[name]}")
         return names
 
     def tags_of(self, entry: TrainCorpus) -> tuple[str, ...]:

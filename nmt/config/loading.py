@@ -33,6 +33,8 @@ FREE_KEYS = frozenset(
         "training.sharding",
     }
 )
+# Patterns, of which the first one that fits counts.
+_ORDERED_KEYS = frozenset({"training.rate_factors"})
 _CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl", "mono"})
 
 
@@ -261,7 +263,9 @@ def _effective(config: schema.Config) -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, key: str) -> list[str]:
-    if old == new and type(old) is type(new):
+    if key in _ORDERED_KEYS and list(old.items()) != list(new.items()):
+        return [key]
+    if old == new and type(old) is type(new) and not isinstance(old, dict):
         return []
     if isinstance(old, dict) and isinstance(new, dict):
         names = list(dict.fromkeys([*old, *new]))

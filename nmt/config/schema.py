@@ -49,7 +49,7 @@ class ModelConfig(Section):
 
 
 # Beyond these a search is a slip of the finger: it would end in memory or in the range of numbers.
-MAX_HYPOTHESES = 10_000
+MAX_HYPOTHESES = 1_000
 MAX_TOKENS = 1_000_000
 MAX_FACTOR = 1e6
 

@@ -183,13 +183,16 @@ def is_intact(folder: Path, layout: Layout, blocks: Sequence[Block]) -> bool:
     return True
 
 
-def remove(folder: Path) -> None:
-    """Removes the files of a cache, once nobody fills it; who has mapped them keeps what he has.
+def remove_torn(folder: Path, layout: Layout) -> None:
+    """Removes the files of a torn cache, once nobody fills it; who has mapped them keeps what he has.
 
     Raises:
         errors.FileError: a file cannot be removed.
     """
     with locks.exclusive(folder):
+        blocks, _ = read_journal(folder)
+        if blocks and is_intact(folder, layout, blocks):
+            return  # another run, for which this one waited, has made it again
         try:
             for path in sorted(folder.iterdir()):
                 # The lock stays: who waits for it waits for this very file.

@@ -329,8 +329,8 @@ def open_cache(work: filler.Work, fingerprint: str, *, fills: bool = True) -> Ma
     blocks, _ = cache.read_journal(work.folder)
     if blocks and not cache.is_intact(work.folder, work.layout, blocks):
         logger.warning("%s: the token cache is torn or altered; it is made again", work.folder)
-        cache.remove(work.folder)
-        blocks = []
+        cache.remove_torn(work.folder, work.layout)
+        blocks, _ = cache.read_journal(work.folder)
     if blocks and blocks[-1].is_complete:
         return MappedCorpus(work, fingerprint, None)
     paths = [path for entry in work.entries for path in readers.corpus_files(entry)]

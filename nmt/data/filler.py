@@ -145,7 +145,9 @@ def _fill_entry(
                 writer.add("src", tagged, src[index])
                 writer.add("tgt", tgt_ids[index], tgt[index])
                 if work.layout.has_links:
-                    links = alignments.links(src_ids[index], tgt_ids[index])
+                    links = alignments.links(
+                        (src[index], tgt[index]), (src_ids[index], tgt_ids[index])
+                    )
                     writer.add_links([cache.moved(link, len(tags)) for link in links])
             else:
                 alignments.skip()

@@ -8,6 +8,8 @@ from nmt import errors
 from nmt.data import cache, readers
 from nmt.text import tokenizer, words
 
+# What ends a word for the tools that align: others, such as no-break spaces, stand within one.
+_SPACES = re.compile(r"[ \t]+")
 _LINK = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
 
 
@@ -31,7 +33,7 @@ class Alignments:
         self._entry = entry
         self._has_file = bool(readers.alignment_files(entry))
         self._lines = readers.iterate_links(entry)
-        self._pieces = {side: tokenizers[side].vocab.pieces for side in cache.SIDES}
+        self._tokenizers = tokenizers
         for _ in itertools.islice(self._lines, first):
             pass
 
@@ -40,14 +42,14 @@ class Alignments:
         if self._has_file:
             self._next()
 
-    def links(self, src_ids: Sequence[int], tgt_ids: Sequence[int]) -> list[int]:
+    def links(self, texts: tuple[str, str], ids: tuple[Sequence[int], Sequence[int]]) -> list[int]:
         """Returns the aligned pieces of the next pair, each as `cache.link` makes it, sorted.
 
         All pieces of a word are aligned with all pieces of the words that it is aligned with.
 
         Args:
-            src_ids: of the source, without EOS.
-            tgt_ids: of the target, likewise.
+            texts: source and target as they stand in the files.
+            ids: of each, without EOS.
 
         Raises:
             errors.DataError: the line is malformed, names a word that is not there, or is missing.
@@ -57,8 +59,10 @@ class Alignments:
         line, place = self._next()
         if not line.strip():
             return []
-        src_owned = self._by_word("src", src_ids)
-        tgt_owned = self._by_word("tgt", tgt_ids)
+        src_owned = self._by_word("src", texts[0], ids[0])
+        tgt_owned = self._by_word("tgt", texts[1], ids[1])
+        if src_owned is None or tgt_owned is None:
+            return []
         found = set()
         for text in line.split():
             match = _LINK.fullmatch(text)
@@ -93,14 +97,29 @@ class Alignments:
                 f"{left[1]}: has no pair in {readers.describe(self._entry)}. Line n aligns pair n."
             )
 
-    def _by_word(self, side: readers.Side, ids: Sequence[int]) -> list[list[int]]:
-        """Returns the places of the pieces of each word of a sentence."""
-        owners = words.words_of([self._pieces[side][token] for token in ids])
-        found: list[list[int]] = [[] for _ in range(max(owners, default=-1) + 1)]
-        for place, word in enumerate(owners[: cache.MAX_LINKED]):
-            if word >= 0:
-                found[word].append(place)
+    def _by_word(self, side: readers.Side, text: str, ids: Sequence[int]) -> list[list[int]] | None:
+        """Returns the places of the pieces of each word of a sentence.
+
+        Words are those of the file, as whoever aligned them counted. Normalising may make several of
+        one, at a no-break space in it, or none; where that cannot be told, this is None.
+        """
+        pieces = self._tokenizers[side].vocab.pieces
+        owners = words.words_of([pieces[token] for token in ids])
+        counts = [self._num_normalised(side, word) for word in _SPACES.split(text) if word]
+        if sum(counts) != max(owners, default=-1) + 1:
+            return None
+        word_of = [word for word, count in enumerate(counts) for _ in range(count)]
+        found: list[list[int]] = [[] for _ in counts]
+        for place, normalised in enumerate(owners[: cache.MAX_LINKED]):
+            if normalised >= 0:
+                found[word_of[normalised]].append(place)
         return found
+
+    def _num_normalised(self, side: readers.Side, word: str) -> int:
+        """Returns how many words the tokenizer makes of what stands between spaces."""
+        if word.isascii() and word.isprintable():
+            return 1
+        return len(self._tokenizers[side].normalize(word).replace(tokenizer.SPACE, " ").split())
 
     def _next(self) -> tuple[str, str]:
         found = next(self._lines, None)

@@ -50,7 +50,12 @@ def tables(judgements: Sequence[judging.Judgement]) -> list[documents.Block]:
             low, high = score.mean - score.interval, score.mean + score.interval
             row = [one.system, f"{score.value:.2f}", f"{low:.2f} to {high:.2f}"]
             if is_compared:
-                figures = (tested.difference, tested.p_bootstrap, tested.p_randomisation)
+                # Tests of systems that do not differ tell of their method alone.
+                is_tested = bool(tested.difference)
+                chances = (
+                    (tested.p_bootstrap, tested.p_randomisation) if is_tested else (None, None)
+                )
+                figures = (tested.difference, *chances)
                 forms = ("+.2f", ".4f", ".4f")
                 row += [
                     "" if figure is None else format(figure, form)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ class Events:
         found = []
         for event in self.train if kind == "train" else self.validation:
             value = event.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
                 found.append((float(event["update"]), float(value)))
         return found
 

@@ -25,6 +25,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 42
 LEGEND_ROW = 18
 CELL = 22
 MAX_POINTS = 600
+MAX_POWERS = 8
+MAX_DIGITS = 12
 
 
 def chart(content: documents.Chart) -> str:
@@ -51,17 +53,15 @@ def chart(content: documents.Chart) -> str:
         share = ((math.log10(value) if is_log else value) - low) / max(high - low, 1e-12)
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
-    for tick in y_ticks:
+    for tick, label in zip(y_ticks, labels(y_ticks), strict=True):
         y = y_at(tick)
         body.append(
             f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" class="grid"/>'
         )
-        body.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" class="right">{_number(tick)}</text>')
-    for tick in x_ticks:
+        body.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" class="right">{label}</text>')
+    for tick, label in zip(x_ticks, labels(x_ticks), strict=True):
         x = x_at(tick)
-        body.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" class="middle">{_number(tick)}</text>'
-        )
+        body.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" class="middle">{label}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     body.append(
         f'<text x="{middle}" y="{HEIGHT - 8}" class="middle">{html.escape(content.x_label)}</text>'
@@ -142,19 +142,38 @@ def _log_ticks(low: float, high: float) -> list[float]:
         return [tick for tick in ticks(low, high) if tick > 0]
     powers = [10.0**power for power in range(first, last + 1)]
     if last - first > 3:
-        return powers
+        step = math.ceil((last - first) / MAX_POWERS)
+        return [10.0**power for power in range(first, last + step, step)]
     finer = [round(factor * power, 12) for power in powers for factor in (1, 2, 5)]
     begin = max(place for place, tick in enumerate(finer) if tick <= low)
     end = min(place for place, tick in enumerate(finer) if tick >= high)
     return finer[begin : end + 1]
 
 
-def _number(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e3:
-        return f"{value:g}"
-    if abs(value) >= 1e3:
-        return f"{value:,.0f}"
-    return f"{value:.0e}".replace("e-0", "e-")
+def labels(values: Sequence[float]) -> list[str]:
+    """Returns round numbers in words of figures, all in one form and with all digits that they have."""
+    largest = max(map(abs, values))
+    form = _plain if 1e-3 <= largest < 1e7 else _scientific
+    for digits in range(MAX_DIGITS + 1):
+        found = [form(value, digits) for value in values]
+        if all(
+            abs(float(label.replace(",", "")) - value) <= 1e-9 * largest
+            for label, value in zip(found, values, strict=True)
+        ):
+            break
+    return found
+
+
+def _plain(value: float, digits: int) -> str:
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
+
+
+def _scientific(value: float, digits: int) -> str:
+    if not value:
+        return "0"
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if digits else mantissa}e{int(exponent)}"
 
 
 def _blue(value: float) -> str:

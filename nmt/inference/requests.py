@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nmt import errors
 from nmt.config import schema
-from nmt.models import base
+from nmt.models import abilities, base
 from nmt.search import constraints
 from nmt.search import settings as search_settings
 from nmt.text import boundaries, tokenizer
@@ -141,7 +141,8 @@ class Planner:
                 continue
             for end in range(begin + 1, len(tokens) + 1):
                 own = self._tgt.decode(tokens[begin:end]).strip()
-                if len(own) > len(text):
+                # Bytes at the end may be the beginning of a character, and shorter with the rest.
+                if len(own.rstrip(tokenizer.REPLACEMENT)) > len(text):
                     break
                 is_cut = (
                     boundaries.is_letter(text[-1]) and {*tokens[end : end + 1]} & self.continuing
@@ -243,17 +244,7 @@ def _check(decoding: schema.DecodingConfig, num_best: int, model: base.Model) ->
             f"--nbest: more than the beam is wide (given: {num_best}, beam {decoding.beam_size}). "
             "Raise --beam-size, or lower --nbest."
         )
-    max_positions = model.max_tgt_positions
-    if max_positions is not None and decoding.min_length >= max_positions:
-        raise errors.UsageError(
-            f"decoding.min_length: this model has {max_positions} target positions "
-            f"(given: {decoding.min_length}). Lower it."
-        )
-    for name in ("coverage_penalty", "alignments", "replace_unknown"):
-        if getattr(decoding, name) and not model.attends:
-            raise errors.UsageError(
-                f"decoding.{name}: this model has no attention, which it needs. Remove it."
-            )
+    abilities.check(model, decoding)
 
 
 def _search_settings(

@@ -83,7 +83,8 @@ class Scorer:
 
         Args:
             src_lines: sources, cut at `decoding.max_src_tokens`.
-            tgt_lines: targets, cut where the model has no more positions.
+            tgt_lines: targets, cut where the model has no more positions, and far beyond what it
+                translates or reads.
         """
         src_ids = self._texts.encode_sources(src_lines)
         tgt_ids = self._texts.tgt.encode_batch(tgt_lines)
@@ -95,7 +96,7 @@ class Scorer:
         """Returns the score of each pair of id sequences, given without BOS and EOS."""
         src_limit, tgt_limit = self._limits()
         self.num_cut += sum(
-            len(src) > src_limit or (tgt_limit is not None and len(tgt) > tgt_limit)
+            len(src) > src_limit or len(tgt) > tgt_limit
             for src, tgt in zip(src_ids, tgt_ids, strict=True)
         )
         sources = [
@@ -127,13 +128,14 @@ class Scorer:
         longest = max(len(targets[chosen[-1]]), *(len(sources[index]) for index in chosen))
         return longest * len(chosen) <= self._decoding.batch_tokens
 
-    def _limits(self) -> tuple[int, int | None]:
+    def _limits(self) -> tuple[int, int]:
         """Returns the longest source and target, EOS not counted."""
-        limits = [self._decoding.max_src_tokens, self._model.max_src_positions]
-        tgt_limit = self._model.max_tgt_positions
+        longest_src = self._decoding.max_src_tokens
+        # Attention is quadratic in the length, so one endless line would take all memory.
+        longest_tgt = max(longest_src, self._decoding.max_length)
         return (
-            min(limit for limit in limits if limit is not None) - 1,
-            None if tgt_limit is None else tgt_limit - 1,
+            min(longest_src, self._model.max_src_positions or longest_src) - 1,
+            min(longest_tgt, self._model.max_tgt_positions or longest_tgt) - 1,
         )
 
     @torch.inference_mode()

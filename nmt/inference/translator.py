@@ -1,5 +1,6 @@
 """Text in, text out: tokenise, sort, batch, search, restore the order."""
 
+import bisect
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -13,10 +14,12 @@ from nmt.inference import explaining, outcomes, requests, shortlists, splitting
 from nmt.inference import texts as texts_of
 from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
-from nmt.search import beam, forced, narrowed
+from nmt.runtime import memory
+from nmt.search import beam, constraints, forced, narrowed
 from nmt.search import settings as search_settings
-from nmt.text import tokenizer
 
+# Constraints of a batch may make tables, and steps, of so many numbers (see `constraints`).
+MAX_ENTRIES = 1 << 27
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
 
@@ -54,6 +57,7 @@ class Translator:
         batch_sentences: int | None = None,
         shortlist: shortlists.Shortlist | None = None,
         risk: mbr.Settings | None = None,
+        with_scores: bool = True,
     ) -> None:
         """Takes the parts.
 
@@ -68,6 +72,8 @@ class Translator:
                 whole vocabulary.
             risk: how minimum Bayes risk chooses among the candidates of a line; None for the
                 best by score.
+            with_scores: whether somebody looks at the score of a single translation, which after a
+                search in a shortlist takes another pass.
 
         Raises:
             errors.UsageError: the settings do not fit each other or the model.
@@ -81,6 +87,7 @@ class Translator:
         self._batch_tokens = decoding.batch_tokens
         self._planner = requests.Planner(model, texts.tgt)
         self._risk = risk
+        self._with_scores = with_scores or risk is not None
         self.default = requests.Request("", decoding, num_best)
         self._plan(self.default)
         limits = [decoding.max_src_tokens, model.max_src_positions]
@@ -118,10 +125,15 @@ class Translator:
         # No piece is shorter than a byte.
         if request.decoding.long == "split" or len(text.encode(errors="replace")) < room:
             return text
-        surfaces = self._texts.src.surfaces(text)
-        if len(surfaces) <= room:
+
+        def is_within(length: int) -> bool:
+            return len(self._texts.src.encode(text[:length])) <= room
+
+        if is_within(len(text)):
             return text
-        return "".join(surfaces[:room]).replace(tokenizer.SPACE, " ").strip()
+        # Pieces say little of the text that they were cut from: they may be lowercase, or bytes.
+        lengths = range(len(text))
+        return text[: bisect.bisect_left(lengths, True, key=lambda n: not is_within(n)) - 1]
 
     def _room(self, tgt_lang: str | None) -> int:
         """Returns how many source tokens there may be beside EOS and tags."""
@@ -219,7 +231,7 @@ class Translator:
             # Longest first: what does not fit in memory fails at once, and padding is small.
             lines.sort(key=lambda line: (-len(line.source), line.index))
             for batch in self._cut(lines):
-                for line, outcome in zip(batch, self._search(batch), strict=True):
+                for line, outcome in zip(batch, self._searched(batch), strict=True):
                     answers[line.index] = outcome
         return answers
 
@@ -243,8 +255,28 @@ class Translator:
         begin = 0
         while begin < len(lines):
             size = self._batch_sentences or max(budget // len(lines[begin].source), 1)
+            while size > 1 and _num_entries(lines[begin : begin + size]) > MAX_ENTRIES:
+                size //= 2
             yield lines[begin : begin + size]
             begin += size
+
+    def _searched(self, lines: Sequence[_Line]) -> list[outcomes.Outcome]:
+        """Returns the outcomes of one batch, in smaller ones where that does not fit in memory."""
+        try:
+            return self._search(lines)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_exhausted(error):
+                raise
+        # Only here, where the error no longer holds what was there.
+        memory.give_back(self._arithmetic.device)
+        if len(lines) == 1:
+            return [
+                outcomes.Outcome(
+                    [], "does not fit in memory. Shorten the line, or lower beam_size or nbest."
+                )
+            ]
+        middle = len(lines) // 2
+        return [*self._searched(lines[:middle]), *self._searched(lines[middle:])]
 
     def _search(self, lines: Sequence[_Line]) -> list[outcomes.Outcome]:
         """Returns the outcomes of one batch."""
@@ -314,11 +346,13 @@ class Translator:
         assert isinstance(self._model, seq2seq.Seq2Seq), "a shortlist is for one model"
         assert self._shortlist is not None, "lines are narrowed by it"
         model = narrowed.Narrowed(self._model, self._shortlist.allowed(src_BS))
-        found = beam.search(model, src_BS, src_mask_BS, planned, self._ids)
-        return [
+        found = [
             [dataclasses.replace(one, tokens=model.original(one.tokens)) for one in hypotheses]
-            for hypotheses in found
+            for hypotheses in beam.search(model, src_BS, src_mask_BS, planned, self._ids)
         ]
+        if self._with_scores or any(one.settings.num_best > 1 for one in planned):
+            return narrowed.rescored(self._model, src_BS, src_mask_BS, planned, found, self._ids)
+        return found
 
     def _is_narrowed(self, planned: search_settings.Request) -> bool:
         """Returns whether a line is searched for in its shortlist; what it asks for may not be there."""
@@ -352,3 +386,7 @@ class Translator:
         wanted = line.asked.num_best
         missing = outcomes.missing(line.asked)
         return outcomes.Outcome((translations + [missing] * wanted)[:wanted])
+
+
+def _num_entries(lines: Sequence[_Line]) -> int:
+    return constraints.num_entries([line.planned for line in lines])

@@ -30,6 +30,20 @@ class Validation:
     scores: dict[str, float]
 
 
+def decoding_of(config: schema.Config) -> schema.DecodingConfig:
+    """Returns the settings of the searches of validation."""
+    # Scores of drawn translations would say little of the model, and nobody reads what goes with them.
+    return config.decoding.model_copy(
+        update={
+            "beam_size": config.training.validation_beam_size,
+            "sample": False,
+            "diversity_groups": 1,
+            "alignments": False,
+            "token_scores": False,
+        }
+    )
+
+
 class Validator:
     """Translates and scores the validation corpus."""
 

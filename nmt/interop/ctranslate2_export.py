@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,12 +54,11 @@ class Result:
 
     Attributes:
         agreements: by search.
-        changed_penalty: the length penalty of the configuration that the export begins without, or
-            None if there was none.
+        left_out: settings of the configuration that the export begins without.
     """
 
     agreements: Mapping[str, "Agreement"]
-    changed_penalty: float | None
+    left_out: Mapping[str, Any]
 
 
 def export(run_dir: Path, output: Path, quantization: str, lines: Sequence[str]) -> Result:
@@ -111,9 +111,7 @@ def export(run_dir: Path, output: Path, quantization: str, lines: Sequence[str])
         elif min(shares.values()) < EXPECTED_SHARE:
             logger.warning("%s: most lines are translated differently in %s.", output, quantization)
         ctranslate2_folder.write_note(path, dataclasses.replace(note, agreement=shares))
-    given = config.decoding.length_penalty
-    changed = given if given != decoding.length_penalty else None
-    return Result(agreements, changed)
+    return Result(agreements, _left_out(config.decoding))
 
 
 def _settings(
@@ -131,10 +129,25 @@ def _settings(
         limits = {"rotary": None, "learned": vars(options)["max_positions"], "sinusoidal": rows[-1]}
         positions.append(limits[kind])
     src, tgt = positions
-    changes: dict[str, float | int] = {"length_penalty": 0.0}
+    # What CTranslate2 has no setting for is as where nothing is said.
+    values = {key: getattr(decoding, key) for key in ctranslate2_folder.DECODING_KEYS}
+    values["length_penalty"] = 0.0
     if tgt is not None:
-        changes["max_length"] = min(decoding.max_length, tgt)
-    return decoding.model_copy(update=changes), (src, tgt), (rows[0], rows[1])
+        values["max_length"] = min(decoding.max_length, tgt)
+    return schema.DecodingConfig.model_validate(values), (src, tgt), (rows[0], rows[1])
+
+
+def _left_out(decoding: schema.DecodingConfig) -> dict[str, Any]:
+    """Returns the settings that make translations what they are, and that CTranslate2 lacks."""
+    left_out = {
+        name: getattr(decoding, name)
+        for name, field in schema.DecodingConfig.model_fields.items()
+        if name not in ctranslate2_folder.SAME_KEYS
+        and getattr(decoding, name) != field.get_default(call_default_factory=True)
+    }
+    if decoding.length_penalty:
+        left_out["length_penalty"] = decoding.length_penalty
+    return left_out
 
 
 def compare(

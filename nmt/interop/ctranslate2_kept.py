@@ -26,11 +26,6 @@ KEY = "engine_folder"  # of the decision in the manifest
 PREFIX = "ctranslate2-"
 _UNFINISHED = ".tmp-optimize-"
 QUANTIZATIONS = ("float32", "int8")
-# Settings of a search that need no default: CTranslate2 has them, or they only bound the time.
-# `precision` is that of our own search; `max_length_ratio` ends endless repetition.
-_SAME = frozenset(
-    {*ctranslate2_folder.DECODING_KEYS, "exact_stop", "precision", "max_length_ratio"}
-)
 
 
 def check(config: schema.Config, path: Path) -> None:
@@ -52,7 +47,9 @@ def check(config: schema.Config, path: Path) -> None:
         raise errors.UsageError("data.valid: CTranslate2 restores no damaged text.")
     for name, field in schema.DecodingConfig.model_fields.items():
         value = getattr(config.decoding, name)
-        if name not in _SAME and value != field.get_default(call_default_factory=True):
+        if name not in ctranslate2_folder.SAME_KEYS and value != field.get_default(
+            call_default_factory=True
+        ):
             raise errors.UsageError(f"decoding.{name}: CTranslate2 has none (given: {value}).")
     ctranslate2_engine.check(config.decoding, 1, None)
 

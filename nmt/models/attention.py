@@ -202,7 +202,7 @@ class Heads(nn.Module):
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the joined result [B, T, D] and the weights, where `attend` made them.
 
@@ -216,7 +216,5 @@ class Heads(nn.Module):
             scale=self.scale,
             dropout_rate=self._dropout_rate if self.training else 0.0,
         )
-        joined = states_BHTE.transpose(1, 2).flatten(2)
-        if rows is not None:
-            joined = rows.take(joined)
+        joined = rows.take(states_BHTE.transpose(1, 2).flatten(2))
         return self.output(joined), weights_BHTL

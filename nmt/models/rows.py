@@ -23,7 +23,22 @@ MIN_ROWS = 8 * products.STEP
 
 
 class Rows:
-    """Rows [R, D] for the positions of a batch [B, S, D]."""
+    """What stands for the positions of a batch [B, S, D]: here its states as they are."""
+
+    def take(self, states_BSD: torch.Tensor) -> torch.Tensor:
+        """Returns the rows of sentences: as they are."""
+        return states_BSD
+
+    def put(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns the sentences of rows: as they are."""
+        return states
+
+
+AS_THEY_ARE = Rows()
+
+
+class PackedRows(Rows):
+    """Rows [R, D] for the real positions of a batch [B, S, D]."""
 
     def __init__(self, shape: tuple[int, int], real_N: torch.Tensor | None) -> None:
         """Takes B and S, and which positions are real, counted through all sentences; None is all."""
@@ -32,23 +47,10 @@ class Rows:
         is_long = self._num_real >= MIN_ROWS
         self._num_rows = products.rounded(self._num_real) if is_long else self._num_real
 
-    @classmethod
-    def where_they_pay(
-        cls, states_BSD: torch.Tensor, mask_BS: torch.Tensor | None = None
-    ) -> "Rows | None":
-        """Returns the rows for states on their way to a gradient on CPU, or None for as they are.
-
-        Args:
-            states_BSD: states of sentences.
-            mask_BS: True at real positions; None where most are.
-        """
-        if states_BSD.device.type != "cpu" or not torch.is_grad_enabled():
-            return None
-        shape, real_N = (states_BSD.shape[0], states_BSD.shape[1]), None
-        if mask_BS is not None and int(mask_BS.sum()) <= (1.0 - MIN_PADDING) * mask_BS.numel():
-            real_N = mask_BS.flatten().nonzero()[:, 0]
-        rows = cls(shape, real_N)
-        return None if rows._num_rows == math.prod(shape) else rows
+    @property
+    def are_all_positions(self) -> bool:
+        """Whether there is a row for each position and none besides."""
+        return self._num_rows == math.prod(self._shape)
 
     def take(self, states_BSD: torch.Tensor) -> torch.Tensor:
         """Returns the rows [R, D] of sentences."""
@@ -57,15 +59,31 @@ class Rows:
         )
         return taken
 
-    def put(self, states_RD: torch.Tensor) -> torch.Tensor:
-        """Returns the sentences [B, S, D] of rows, zero where padding was left out."""
+    def put(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns the sentences [B, S, D] of rows [R, D], zero where padding was left out."""
         if self._real_N is None:
-            flat_PD = states_RD[: self._num_real]
+            flat_PD = states[: self._num_real]
         else:
             flat_PD = _Put.apply(  # type: ignore[no-untyped-call]
-                states_RD, self._real_N, math.prod(self._shape)
+                states, self._real_N, math.prod(self._shape)
             )
         return flat_PD.view(*self._shape, -1)
+
+
+def where_they_pay(states_BSD: torch.Tensor, mask_BS: torch.Tensor | None = None) -> Rows:
+    """Returns the rows for states on their way to a gradient on CPU, or for them as they are.
+
+    Args:
+        states_BSD: states of sentences.
+        mask_BS: True at real positions; None where most are.
+    """
+    if states_BSD.device.type != "cpu" or not torch.is_grad_enabled():
+        return AS_THEY_ARE
+    shape, real_N = (states_BSD.shape[0], states_BSD.shape[1]), None
+    if mask_BS is not None and int(mask_BS.sum()) <= (1.0 - MIN_PADDING) * mask_BS.numel():
+        real_N = mask_BS.flatten().nonzero()[:, 0]
+    rows = PackedRows(shape, real_N)
+    return AS_THEY_ARE if rows.are_all_positions else rows
 
 
 def _taken(flat_PD: torch.Tensor, real_N: torch.Tensor | None, num_rows: int) -> torch.Tensor:

@@ -28,15 +28,13 @@ class Source:
 
     states: torch.Tensor
     values: torch.Tensor
-    rows: position_rows.Rows | None = None
+    rows: position_rows.Rows = position_rows.AS_THEY_ARE
 
     @classmethod
     def of(cls, memory: base.Memory, *, may_be_rows: bool = False) -> "Source":
         """Returns the source, as rows where they may be and pay."""
         states, values = memory.states_BSM, memory.values_BSM
-        rows = position_rows.Rows.where_they_pay(states) if may_be_rows else None
-        if rows is None:
-            return cls(states, values)
+        rows = position_rows.where_they_pay(states) if may_be_rows else position_rows.AS_THEY_ARE
         taken = rows.take(states)
         return cls(taken, taken if values is states else rows.take(values), rows)
 
@@ -101,7 +99,7 @@ class SelfAttention(nn.Module):
         self,
         states: torch.Tensor,
         rotation: torch.Tensor | None,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns queries, keys and values [B, H, T, E], the first two rotated.
 
@@ -110,9 +108,7 @@ class SelfAttention(nn.Module):
             rotation: of rotary positions.
             rows: what the states are rows of.
         """
-        projected = self.projection(self.block.before(states))
-        if rows is not None:
-            projected = rows.put(projected)
+        projected = rows.put(self.projection(self.block.before(states)))
         thirds = projected.chunk(3, dim=-1)
         query_BHTE, key_BHTE, value_BHTE = (self.heads.split(third) for third in thirds)
         if rotation is not None:
@@ -127,7 +123,7 @@ class SelfAttention(nn.Module):
         key_BHLE: torch.Tensor,
         value_BHLE: torch.Tensor,
         mask: torch.Tensor,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
     ) -> torch.Tensor:
         """Returns the states after the block, in the shape that they come in (see `project`)."""
         change, _ = self.heads(query_BHTE, key_BHLE, value_BHLE, mask, rows)
@@ -148,10 +144,9 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns keys and values [B, H, S, E] of the memory."""
-        projected = self.key(source.states), self.value(source.values)
-        if source.rows is not None:
-            projected = source.rows.put(projected[0]), source.rows.put(projected[1])
-        return self.heads.split(projected[0]), self.heads.split(projected[1])
+        key_BSD = source.rows.put(self.key(source.states))
+        value_BSD = source.rows.put(self.value(source.values))
+        return self.heads.split(key_BSD), self.heads.split(value_BSD)
 
     def forward(
         self,
@@ -159,7 +154,7 @@ class CrossAttention(nn.Module):
         key_BHSE: torch.Tensor,
         value_BHSE: torch.Tensor,
         mask_B11S: torch.Tensor,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
         *,
         with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -167,8 +162,7 @@ class CrossAttention(nn.Module):
 
         The states are [B, T, D], or with `rows` [R, D].
         """
-        query = self.query(self.block.before(states))
-        query_BHTE = self.heads.split(query if rows is None else rows.put(query))
+        query_BHTE = self.heads.split(rows.put(self.query(self.block.before(states))))
         change, weights_BHTS = self.heads(query_BHTE, key_BHSE, value_BHSE, mask_B11S, rows)
         states = self.block.after(states, change)
         if not with_attention:

@@ -51,12 +51,11 @@ class TransformerEncoder(base.Encoder):
         """Reads the source; see `base.Encoder.encode`."""
         states_BSD, rotation = self.input(embedded_BSE, 0)
         mask_B11S = attention.additive_mask(mask_BS, states_BSD)[:, None, None, :]
-        rows = position_rows.Rows.where_they_pay(states_BSD, mask_BS)
-        states = states_BSD if rows is None else rows.take(states_BSD)
+        rows = position_rows.where_they_pay(states_BSD, mask_BS)
+        states = rows.take(states_BSD)
         for layer in self.layers:
             states = layer(states, mask_B11S, rotation, rows)
-        states = self.final_norm(states)
-        states_BSD = states if rows is None else rows.put(states)
+        states_BSD = rows.put(self.final_norm(states))
         return base.Memory(
             states_BSD, mask_BS, base.masked_mean(states_BSD, mask_BS), values_BSM=states_BSD
         )
@@ -89,16 +88,17 @@ class TransformerDecoder(base.Decoder):
         source = sublayers.Source.of(memory, may_be_rows=True)
         # What stands in the place of self-attention goes along the sentences by itself.
         has_attention = all(layer.autoregression is None for layer in self.layers)
-        rows = position_rows.Rows.where_they_pay(states_BTD) if has_attention else None
-        states = states_BTD if rows is None else rows.take(states_BTD)
+        rows = position_rows.AS_THEY_ARE
+        if has_attention:
+            rows = position_rows.where_they_pay(states_BTD)
+        states = rows.take(states_BTD)
         weights_BTS = None
         for layer in self.layers:
             wanted = with_attention and layer is self.layers.at(-1)
             states, weights_BTS = layer(
                 states, source, (causal_TT, mask_B11S), rotation, rows, with_attention=wanted
             )
-        states = self.final_norm(states)
-        return states if rows is None else rows.put(states), weights_BTS
+        return rows.put(self.final_norm(states)), weights_BTS
 
     def shardable(self) -> Sequence[nn.Module]:
         """Returns the layers; see `base.Decoder.shardable`."""
@@ -191,7 +191,7 @@ class _EncoderLayer(nn.Module):
         states: torch.Tensor,
         mask_B11S: torch.Tensor,
         rotation: torch.Tensor | None,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
     ) -> torch.Tensor:
         heads = self.self_attention.project(states, rotation, rows)
         states = self.self_attention(states, *heads, mask_B11S, rows)
@@ -216,7 +216,7 @@ class _DecoderLayer(nn.Module):
         source: sublayers.Source,
         masks: tuple[torch.Tensor, torch.Tensor],
         rotation: torch.Tensor | None,
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
         *,
         with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -239,7 +239,7 @@ class _DecoderLayer(nn.Module):
         self,
         states: torch.Tensor,
         source: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        rows: position_rows.Rows | None = None,
+        rows: position_rows.Rows = position_rows.AS_THEY_ARE,
         *,
         with_attention: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -121,10 +121,16 @@ def training_arithmetic(precision: str, device: torch.device) -> Arithmetic:
     """
     if precision == "auto":
         if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            precision = "bf16" if _gpu_multiplies_bf16(device) else "fp16"
         else:
             precision = "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
     return _arithmetic(precision, device)
+
+
+def _gpu_multiplies_bf16(device: torch.device) -> bool:
+    """Returns whether a GPU does so by itself: on older ones torch emulates it, which is slow."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def inference_arithmetic(precision: str, device: torch.device) -> Arithmetic:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,8 +86,11 @@ def open_read(path: Path | str) -> BinaryIO:
     name = str(path)
     with _named_errors(name, "read"):
         # The decompressors close a file that they open themselves only.
-        source: Any = remote.open_read(name) if remote.is_url(name) else None
-        match Path(name).suffix:
+        source: Any = None
+        if remote.is_url(name):
+            # Without a buffer of its own, each line would cost a block of the network's.
+            source = io.BufferedReader(cast("io.RawIOBase", remote.open_read(name)), BLOCK)
+        match _suffix(name):
             case ".gz":
                 return _Decompressed(cast("io.RawIOBase", gzip.open(source or name, "rb")), name)
             case ".xz":
@@ -94,6 +98,11 @@ def open_read(path: Path | str) -> BinaryIO:
             case ".zst":
                 return _open_zst(name, source)
         return cast("BinaryIO", source or Path(name).open("rb"))
+
+
+def _suffix(name: str) -> str:
+    """Returns the end of a file's name, without what a URL has behind its path."""
+    return Path(urllib.parse.urlsplit(name).path if remote.is_url(name) else name).suffix
 
 
 class _Decompressed(io.BufferedReader):
@@ -187,6 +196,12 @@ def reading(place: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise errors.FileError(f"{place}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:
+        # What remote file systems raise has no base in common.
+        if isinstance(error, errors.NMTError) or not remote.is_url(place):
+            raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise errors.FileError(f"{place}: cannot be read to its end ({what}).") from error
 
 
 def read_lines(path: Path | str, counter: DecodeCounter | None = None) -> Iterator[str]:

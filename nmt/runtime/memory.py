@@ -18,9 +18,12 @@ from nmt import errors
 MIB = 1 << 20
 _STATISTICS = Path("/proc/self/statm")
 
-# How torch and oneDNN say on CPU that the system gave no memory; neither has a class for it. A primitive
-# is code that oneDNN makes for a shape: the shapes of a model do work, so what it lacks is memory.
+# How torch and oneDNN say on CPU that the system gave no memory, and CUDA and Metal that the device gave
+# none; they have no class for it. A primitive is code that oneDNN makes for a shape: the shapes of a model
+# do work, so what it lacks is memory.
 _WORDS = (
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
     "can't allocate memory",
     "std::bad_alloc",
     "could not create a memory object",
@@ -51,6 +54,8 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
     else:
         _trim()
 

@@ -1,10 +1,14 @@
 """Files behind a URL (`s3://`, `https://`, ...), through fsspec."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from nmt import errors
+
+# What a web server may say of a file that changes when it does.
+_HTTP_VERSION = ("size", "ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
 def is_url(name: object) -> bool:
@@ -46,7 +50,12 @@ def identity(url: str) -> str:
     """
     with _explained(url):
         system, path = _file_system(url)
-        return str(system.ukey(path))
+        if not url.startswith(("http://", "https://")):
+            return str(system.ukey(path))
+        # fsspec takes what lies behind such an address for unchanging.
+        info = system.info(path)
+        told = {key: info[key] for key in _HTTP_VERSION if info.get(key) is not None}
+        return json.dumps(told, sort_keys=True)
 
 
 def size(url: str) -> int:
@@ -90,6 +99,9 @@ def _explained(url: str) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise errors.FileError(f"{url}: no such file. Check the URL.") from error
-    except (OSError, ValueError) as error:
+    except errors.NMTError:
+        raise
+    except Exception as error:
+        # What file systems raise has no base in common.
         what = " ".join(str(error).split()) or type(error).__name__
         raise errors.FileError(f"{url}: cannot be read ({what}). Check the URL.") from error

@@ -165,6 +165,15 @@ def start(
     )
 
 
+def num_entries(requests: Sequence[search_settings.Request]) -> int:
+    """Returns how many numbers the tables of a batch have, and a step over all its candidates."""
+    phrases = [request.constraints for request in requests]
+    most = max(map(len, phrases))
+    width = max((len(phrase) for own in phrases for phrase in own), default=0)
+    num_candidates = requests[0].settings.num_hypotheses * (3 + most)
+    return len(phrases) * most * width * max(width, num_candidates)
+
+
 def num_missing(request: search_settings.Request) -> int:
     """Returns how many tokens the constraints of a sentence take at most behind its prefix."""
     missing = 0

@@ -7,12 +7,15 @@ So what else is in the batch changes nothing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from nmt.models import packed, seq2seq
 from nmt.models import state as decoder_state
+from nmt.search import forced, hypotheses
+from nmt.search import settings as search_settings
 
 # The union is filled up to whole vectors, with tokens that no sentence of the batch may use.
 MULTIPLE = 16
@@ -78,6 +81,50 @@ class Narrowed:
         """Returns the target ids that stand at these places."""
         ids: list[int] = self.ids_U.tolist()
         return tuple(ids[token] for token in tokens)
+
+
+def rescored(
+    model: seq2seq.Seq2Seq,
+    src_BS: torch.Tensor,
+    src_mask_BS: torch.Tensor,
+    requests: Sequence[search_settings.Request],
+    found: Sequence[Sequence[hypotheses.Hypothesis]],
+    ids: hypotheses.SpecialIds,
+) -> list[list[hypotheses.Hypothesis]]:
+    """Returns hypotheses with what the whole vocabulary gives them, best first.
+
+    Among fewer tokens each one is more probable; so a narrowed search overrates what it finds.
+
+    Args:
+        model: the whole one.
+        src_BS: int64 source ids, EOS at the end, padded.
+        src_mask_BS: bool, True at real tokens.
+        requests: what was searched for.
+        found: in the ids of the whole vocabulary.
+        ids: special target ids.
+    """
+    whole = forced.with_log_probabilities(
+        model, src_BS, src_mask_BS, [list(own) for own in found], ids
+    )
+    return [
+        _ranked(request.settings, narrow, own)
+        for request, narrow, own in zip(requests, found, whole, strict=True)
+    ]
+
+
+def _ranked(
+    settings: search_settings.SearchSettings,
+    narrow: Sequence[hypotheses.Hypothesis],
+    whole: Sequence[hypotheses.Hypothesis],
+) -> list[hypotheses.Hypothesis]:
+    """Returns the hypotheses of one sentence, whose scores change as their log-probabilities did."""
+    ranked = []
+    for before, after in zip(narrow, whole, strict=True):
+        penalty = search_settings.penalty(len(after.tokens) + 1, settings.length_penalty)
+        change = (after.log_probability - before.log_probability) / float(penalty)
+        ranked.append(dataclasses.replace(after, score=before.score + change))
+    # Samples stand in the order in which they were drawn.
+    return ranked if settings.sample else sorted(ranked, key=lambda one: -one.score)
 
 
 def _filled_up(is_used_V: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,6 @@ is. A term is found where it stands as it is written, case included, and is no p
 scripts that write no spaces between words, a term is found wherever it stands.
 """
 
-import functools
-import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,9 +19,11 @@ class Glossary:
     def __init__(self, terms: dict[str, str]) -> None:
         """Takes the target term of each source term; at least one."""
         self._terms = dict(terms)
+        lengths: dict[str, set[int]] = {}
+        for term in terms:
+            lengths.setdefault(term[0], set()).add(len(term))
         # Of terms that begin at the same place the longest one counts.
-        choices = (_bounded(term) for term in sorted(terms, key=len, reverse=True))
-        self._pattern = re.compile("|".join(choices))
+        self._lengths = {first: sorted(own, reverse=True) for first, own in lengths.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Glossary":
@@ -45,28 +44,38 @@ class Glossary:
 
     def targets(self, text: str) -> tuple[str, ...]:
         """Returns the target terms for a source text, in the order of the source, each as often."""
-        return tuple(self._terms[match[0]] for match in self._pattern.finditer(text))
+        found = []
+        place = 0
+        while place < len(text):
+            term = self._term_at(text, place)
+            if term is not None:
+                found.append(self._terms[term])
+            place += len(term or text[place])
+        return tuple(found)
+
+    def _term_at(self, text: str, begin: int) -> str | None:
+        """Returns the longest term that stands at a place and is no part of a longer word."""
+        for length in self._lengths.get(text[begin], ()):
+            end = begin + length
+            term = text[begin:end]
+            if term in self._terms and not (
+                _is_one_word(text[begin - 1 : begin], term[0])
+                or _is_one_word(text[end : end + 1], term[-1])
+            ):
+                return term
+        return None
 
 
-def _bounded(term: str) -> str:
-    """Returns a pattern for a term that is no part of a longer word."""
-    before, behind = (
-        "" if boundaries.is_unspaced(end) else f"{sign}{_part_of_word()})"
-        for end, sign in ((term[0], "(?<!"), (term[-1], "(?!"))
-    )
-    return before + re.escape(term) + behind
+def _is_one_word(outside: str, inside: str) -> bool:
+    """Returns whether a word goes on beyond the end of a term.
 
-
-@functools.cache
-def _part_of_word() -> str:
-    """Returns a pattern for a letter, digit, mark or underscore of a script with spaces."""
-    unspaced = "".join(f"{chr(first)}-{chr(last)}" for first, last in boundaries.UNSPACED)
-    marks = "".join(
-        mark
-        for mark in map(chr, range(0x300, 0x1E900))
-        if unicodedata.category(mark)[0] == "M" and not boundaries.is_unspaced(mark)
-    )
-    return f"(?:[^\\W{unspaced}]|[{marks}])"
+    Args:
+        outside: the character before or behind the term; empty where the text ends.
+        inside: that of the term beside it.
+    """
+    if not outside or boundaries.is_unspaced(inside):
+        return False
+    return outside == "_" or boundaries.is_letter(outside)
 
 
 def _parse(lines: Iterable[str], place: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ import random
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nmt import errors
 from nmt.text import tokenizer
@@ -27,8 +27,10 @@ NORMAL, USER_DEFINED = 1, 4
 # What an unknown character costs in a unigram model, as in SentencePiece.
 UNKNOWN_PENALTY = 10.0
 
-# Results kept for words that were met before: about 20 MB. When they are full, all are dropped.
-MEMORY_SIZE = 1 << 16
+# Characters of words whose results are kept, for when they are met again: about 20 MB of BPE, 150 MB of
+# unigram lattices. Without spaces whole sentences are words. When it is full, all are dropped.
+MEMORY_SIZE = 1 << 19
+MIN_CHARACTERS = 8  # that a word counts as: a short one takes room, too
 
 # For each end of a piece the cumulated probabilities of its begins, and these begins.
 _Edges = list[tuple[list[float], list[int]]]
@@ -136,8 +138,8 @@ class SubwordSampler:
         self._longest = max(map(len, self._model.ids))
         lowest = min(self._model.scores.values(), default=0.0)
         self._unknown_score = lowest - UNKNOWN_PENALTY
-        self._merges: dict[tuple[str, tuple[int, ...]], tuple[list[int], int]] = {}
-        self._lattices: dict[str, list[tuple[str, _Edges]]] = {}
+        self._merges = _Memory[tuple[str, tuple[int, ...]], tuple[list[int], int]]()
+        self._lattices = _Memory[str, list[tuple[str, _Edges]]]()
 
     def sample_batch(self, texts: Sequence[str], seed: int) -> list[list[int]]:
         """Returns ids of each text without BOS and EOS; the same texts and seed give the same ids."""
@@ -193,7 +195,7 @@ class SubwordSampler:
             found = self._merges.get((word, dropped))
             if found is None:
                 found = self._merged(word, dropped)
-                _remember(self._merges, (word, dropped), found)
+                self._merges.keep((word, dropped), found, len(word))
             ids, num_merges = found
             following += self._until_drop(generator)
             if following >= num_merges:
@@ -263,7 +265,7 @@ class SubwordSampler:
                 (segment, [] if is_symbol else self._filtered(segment))
                 for segment, is_symbol in self._segments(word)
             ]
-            _remember(self._lattices, word, lattice)
+            self._lattices.keep(word, lattice, len(word))
         ids: list[int] = []
         for segment, edges in lattice:
             end = len(segment) if edges else 0
@@ -303,7 +305,20 @@ class SubwordSampler:
         return make, (self._tokenizer,)
 
 
-def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    if len(memory) >= MEMORY_SIZE:
-        memory.clear()
-    memory[key] = value
+class _Memory(Generic[_Key, _Value]):
+    """What was made of words before, within `MEMORY_SIZE`."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, _Value] = {}
+        self._size = 0
+
+    def get(self, key: _Key) -> _Value | None:
+        return self._known.get(key)
+
+    def keep(self, key: _Key, value: _Value, num_characters: int) -> None:
+        self._size += max(num_characters, MIN_CHARACTERS)
+        if self._size > MEMORY_SIZE:
+            self._known.clear()
+            self._size = 0
+            return
+        self._known[key] = value

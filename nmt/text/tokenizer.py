@@ -28,6 +28,7 @@ DESCRIPTION = "tokenizer.json"
 SHARED = "spm"  # name of the model of both sides
 NO_ID = -1  # what SentencePiece calls a special piece that a model lacks
 SPACE = "\u2581"  # what SentencePiece writes for a space
+REPLACEMENT = "\ufffd"  # and for a byte that is no whole character
 
 
 class Tokenizer:

@@ -10,18 +10,22 @@ from nmt.models import seq2seq
 
 logger = logging.getLogger(__name__)
 
+# Of the tokenizer's settings those that shape the training text alone.
+_SAMPLING = frozenset({"sampling", "sampling_alpha", "sampling_nbest"})
+
 
 def completed(config: schema.Config, earlier: schema.Config | None) -> schema.Config:
     """Returns the configuration with what a run takes over from `training.init_from`.
 
-    That is the tokenizer, and, if the configuration says nothing about it, the model.
+    That is the tokenizer, but not how training samples its pieces where the configuration says that, and,
+    if it says nothing about the model, the model.
 
     Args:
         config: what the user wants.
         earlier: what the run was started with, if it goes on; the folder may be gone by then.
 
     Raises:
-        errors.ConfigError: the configuration wants another tokenizer.
+        errors.ConfigError: the configuration wants another tokenizer, or does not go with this one.
         errors.ModelError: the folder holds no model.
     """
     init_from = config.training.init_from
@@ -33,7 +37,7 @@ def completed(config: schema.Config, earlier: schema.Config | None) -> schema.Co
         theirs = loading.parse(folder.read_config(path), str(path / folder.CONFIG))
     other = [
         f"{key} {getattr(config.tokenizer, key)!r}"
-        for key in sorted(config.tokenizer.model_fields_set)
+        for key in sorted(config.tokenizer.model_fields_set - _SAMPLING)
         if getattr(config.tokenizer, key) != getattr(theirs.tokenizer, key)
     ]
     if other:
@@ -41,11 +45,16 @@ def completed(config: schema.Config, earlier: schema.Config | None) -> schema.Co
             f"tokenizer: is not the one of training.init_from, {init_from}, whose weights know no "
             f"other (given: {', '.join(other)}). Remove the section tokenizer."
         )
-    changes: dict[str, object] = {"tokenizer": theirs.tokenizer}
+    sampling = {key: getattr(config.tokenizer, key) for key in _SAMPLING}
+    own = {key: sampling[key] for key in _SAMPLING & config.tokenizer.model_fields_set}
+    changes: dict[str, object] = {"tokenizer": theirs.tokenizer.model_copy(update=own)}
     if not config.model.model_fields_set:
         changes["model"] = theirs.model
         changes["plugins"] = tuple(dict.fromkeys([*config.plugins, *theirs.plugins]))
-    return config.model_copy(update=changes)
+    whole = config.model_copy(update=changes)
+    # What was taken over has to go with the rest, as if it had stood there.
+    loading.parse(loading.dump(whole), f"{config.run_dir}, begun from {init_from}")
+    return whole
 
 
 def load_weights(config: schema.Config, model: seq2seq.Seq2Seq) -> None:

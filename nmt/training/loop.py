@@ -165,7 +165,7 @@ class Trainer:
         seed = seeds.of_update(
             self._seed, number, rank=self._group.rank, attempt=state.num_rollbacks
         )
-        result = self._updater.update(batch.pieces, batch.num_tokens, rate, seed=seed)
+        result = self._updated(batch, rate, seed)
         self._under_way.append((number, result, batch.num_tokens, batch.num_padded))
         state.update = number
         state.position = batch.behind
@@ -188,6 +188,16 @@ class Trainer:
             self._save()
         if is_best and self._beats_average():
             self._group.on_main(self._publish_best)
+
+    def _updated(self, batch: batches.Batch, rate: float, seed: int) -> update.UpdateResult:
+        """Updates the weights; if that cannot be, nothing that was trained is lost."""
+        try:
+            return self._updater.update(batch.pieces, batch.num_tokens, rate, seed=seed)
+        except errors.TrainingError:
+            # The weights are as they were. With sharded ones the other ranks are amid a pass.
+            if not self._updater.layout.is_sharded:
+                self._save()
+            raise
 
     def _next_batch(self) -> batches.Batch:
         """Returns the next batch; if there is none, nothing that was trained is lost.
@@ -282,7 +292,7 @@ class Trainer:
 
     def _write(self, line: dict[str, Any]) -> None:
         """Appends a line to the metrics, by rank 0."""
-        self._group.on_main(lambda: self._hooks.write_metrics(line))
+        self._group.on_main(lambda: self._hooks.write_metrics(reporting.writable(line)))
 
     def _log(self, rate: float) -> None:
         state, window = self.progress, self.progress.window
@@ -291,7 +301,7 @@ class Trainer:
             "update": state.update,
             "epoch": state.position.epoch,
             "loss": window.loss / window.tokens if window.tokens else math.nan,
-            "perplexity": _perplexity(window),
+            "perplexity": window.perplexity,
             "learning_rate": rate,
             "grad_norm": self._last_norm,
             "tokens_per_second": window.tokens / max(window.seconds, 1e-9),
@@ -300,9 +310,7 @@ class Trainer:
             "memory_mib": math.nan if peak is None else round(peak / 2**20),
             "seconds": state.seconds,
         }
-        # JSON has no number that is not finite or not known.
-        line = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        self._write({"event": "train", **line})
+        self._write({"event": "train", **numbers})
         share = progress.share_done(state, self._config, self._loader.epoch_batches)
         left = state.seconds * (1.0 - share) / share if share else None
         self._reporter.show(state.update, numbers, left)
@@ -378,15 +386,11 @@ class Trainer:
             "taken" if wins else "not taken",
         )
         line = {"event": "average", "update": state.update, **scores, "is_taken": wins}
-        self._hooks.write_metrics({**line, "seconds": state.seconds})
+        self._hooks.write_metrics(reporting.writable({**line, "seconds": state.seconds}))
         if wins:
             state.average_score = scores["score"]
             shown = _as_shown(scores["score"], self._config)
             self._hooks.publish(state.update, average, {str(self._config.best_metric): shown})
-
-
-def _perplexity(window: progress.Window) -> float:
-    return math.exp(min(window.nll / window.tokens, 100.0)) if window.tokens else math.nan
 
 
 def _as_shown(score: float | None, config: schema.TrainingConfig) -> float:

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from nmt import errors
-from nmt.checkpoint import folder, resume
+from nmt.checkpoint import folder, manifests, resume
 from nmt.config import loading, schema
 from nmt.data import findings
+from nmt.evaluation import events
 from nmt.runtime import locks
 from nmt.training import progress
 
@@ -68,10 +69,48 @@ def look_at_run(config: schema.Config) -> RunOutlook:
     return RunOutlook("finished" if is_over else "resume", stored.update, found)
 
 
+def earlier_config(config: schema.Config) -> schema.Config | None:
+    """Returns what the run of a configuration was started with; None if there is none to go on with."""
+    try:
+        stored = resume.latest(Path(config.run_dir))
+    except errors.NMTError:
+        return None
+    if stored is None:
+        return None
+    return loading.parse(stored.values["config"], f"{config.run_dir} (the run so far)")
+
+
+def check_foreign(config: schema.Config) -> None:
+    """Refuses a folder whose files a new run would overwrite, though no run has written them.
+
+    Raises:
+        errors.UsageError: it holds some, or the ready tokenizer of the run.
+    """
+    run_dir = Path(config.run_dir)
+    ours = run_dir / folder.TOKENIZER
+    ready = config.tokenizer
+    for given in (ready.model, ready.src_model, ready.tgt_model):
+        if given is not None and Path(given).resolve().is_relative_to(ours.resolve()):
+            raise errors.UsageError(
+                f"tokenizer: {given} lies where the run keeps its own copy, {ours}. Move it elsewhere."
+            )
+    # Every run leaves its lock behind.
+    if not run_dir.is_dir() or (run_dir / locks.NAME).exists() or resume.updates(run_dir):
+        return
+    own = (folder.CONFIG, manifests.NAME, "log.txt", events.NAME, folder.TOKENIZER)
+    found = [name for name in own if (run_dir / name).is_file() or (run_dir / name).is_dir()]
+    if found:
+        raise errors.UsageError(
+            f"run_dir: {run_dir} holds what no run has written, and a run would overwrite it "
+            f"({', '.join(found)}). Take another run_dir, or move these elsewhere."
+        )
+
+
 def _without_state(
     config: schema.Config, found: list[findings.Finding]
 ) -> tuple[str, int, list[findings.Finding]]:
     if not (Path(config.run_dir) / folder.WEIGHTS).exists():
+        check_foreign(config)
         return "start", 0, found
     what = "holds a model, but no checkpoint to resume from"
     advice = "Take another run_dir, or start anew with `nmt train --fresh`, which moves it aside."
@@ -133,8 +172,14 @@ def disk_of(config: schema.Config, num_parameters: int) -> Disk:
     """
     run_dir, training = Path(config.run_dir), config.training
     weights = num_parameters * (8 if training.precision == "fp64" else 4)
-    states = (training.keep_checkpoints + EXTRA_STATES) * TENSORS_OF_STATE
-    snapshots = training.average_checkpoints if training.average_checkpoints > 1 else 0
+    tensors = TENSORS_OF_STATE + (training.ema_decay is not None)
+    states = (training.keep_checkpoints + EXTRA_STATES) * tensors
+    snapshots = 0
+    if training.average_checkpoints > 1:
+        # Those that would be averaged now, and those that older states would average.
+        snapshots = training.average_checkpoints * (training.keep_checkpoints + 1)
+        if training.max_updates is not None:
+            snapshots = min(snapshots, training.max_updates // training.validation_interval + 1)
     needed = weights * (states + snapshots + MODEL_COPIES)
     held = sum(path.stat().st_size for path in run_dir.rglob("*.safetensors"))
     return Disk(needed, held, shutil.disk_usage(_nearest(run_dir)).free)

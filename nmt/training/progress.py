@@ -20,6 +20,11 @@ class Window:
     skipped: int = 0
     seconds: float = 0.0
 
+    @property
+    def perplexity(self) -> float:
+        """Of a token; not a number where there was none."""
+        return math.exp(min(self.nll / self.tokens, 100.0)) if self.tokens else math.nan
+
 
 @dataclasses.dataclass
 class Progress:

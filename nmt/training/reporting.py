@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import math
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
@@ -12,6 +13,14 @@ logger = logging.getLogger(__name__)
 
 # Without a terminal, lines closer together than this would only fill the log.
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def writable(line: dict[str, Any]) -> dict[str, Any]:
+    """Returns a line of metrics with null for numbers that are not finite or not known: JSON has none."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in line.items()
+    }
 
 
 class Reporter:

@@ -11,7 +11,7 @@ from typing import Any
 from nmt import errors
 from nmt.config import schema
 from nmt.data import filters, findings, readers, survey_files, survey_pairs, survey_tokens
-from nmt.models import seq2seq
+from nmt.models import abilities, seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import memory
 from nmt.text import tokenizer
@@ -177,7 +177,9 @@ class Survey:
         try:
             shared = config.tokenizer.is_shared
             model = seq2seq.build(config.model, num_src, num_tgt, shared=shared)
-            initial.load_weights(config, model)
+            if self._outlook.action not in {"resume", "finished"}:
+                initial.load_weights(config, model)
+            abilities.check(model, config.decoding)
         except errors.NMTError as error:
             section.found.append(findings.of_error("model", error))
             yield section

@@ -336,3 +336,32 @@ def test_wrong_configuration_is_one_line(clean, nmt):
     clean()
     nmt("check", "c.yaml", "--set", "training.max_updats=3").assert_refused(2, "unknown key")
     nmt("check", "none.yaml").assert_refused(2, "there is no such file")
+
+
+@pytest.mark.parametrize("setting", ["coverage_penalty=0.2", "alignments=true"])
+def test_what_the_model_cannot_do_is_found_before_training(setting, clean, nmt):
+    clean(model={"decoder": {"type": "rnn", "hidden_size": 8, "attention": "none"}})
+    flags = ("--set", f"decoding.{setting}")
+    wanted = f"decoding.{setting.split('=')[0]}: this model has no attention"
+    done = nmt(*QUIET, *flags)
+    assert done.code == 2 and wanted in done.text
+    done = nmt("train", "c.yaml", *flags)
+    assert done.code == 2 and wanted in done.err
+    assert not list(Path("run/checkpoints").glob("*")), "nothing was trained"
+
+
+def test_a_folder_of_something_else_is_refused_as_training_does(clean, nmt):
+    clean()
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("mine")
+    assert nmt("train", "c.yaml").code == 2
+    done = nmt(*QUIET)
+    assert done.code == 2 and "holds what no run has written" in done.text
+
+
+def test_a_validation_text_of_unequal_sides_is_refused_before_any_work(clean, nmt):
+    clean()
+    put("valid.src", lines_of("valid.src")[:-1])
+    done = nmt("train", "c.yaml")
+    assert done.code == 1 and "valid.src" in done.err
+    assert not Path("run").exists()

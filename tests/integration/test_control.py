@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -94,10 +95,10 @@ def test_every_line_has_options_of_its_own_and_none_concerns_the_others(ask):
         ('{"text": "ba", "avoid": [" "]}', "avoid: a phrase may not be empty"),
         ('{"text": "ba", "nbest": 99}', "--nbest: more than the beam"),
         ('{"text": "ba", "nbest": "2"}', "nbest: wants a whole number"),
-        ('{"text": "ba", "nbest": -3}', "wants 1 to 10,000"),
-        ('{"text": "ba", "nbest": 100000000000}', "wants 1 to 10,000"),
-        ('{"text": "ba", "nbest": 1000000000000000000000000}', "wants 1 to 10,000"),
-        ('{"text": "ba", "beam_size": 4611686018427387904}', "--beam-size: wants at most 10000"),
+        ('{"text": "ba", "nbest": -3}', "wants 1 to 1,000"),
+        ('{"text": "ba", "nbest": 100000000000}', "wants 1 to 1,000"),
+        ('{"text": "ba", "nbest": 1000000000000000000000000}', "wants 1 to 1,000"),
+        ('{"text": "ba", "beam_size": 4611686018427387904}', "--beam-size: wants at most 1000"),
         ('{"text": "ba", "patience": 1e30}', "--patience: wants at most 1e+06"),
         ('{"text": "ba", "max_length": 9223372036854775808}', "--max-length: wants at most"),
         ('{"text": "ba", "no_repeat_ngram_size": 9223372036854775808}', "wants at most"),
@@ -140,7 +141,7 @@ def test_minimum_bayes_risk_refuses_numbers_that_cannot_be(ask):
     answers, _ = ask(
         {"text": "ba", "nbest": 0}, {"text": "ba", "nbest": -1}, flags=("--mbr", "chrf")
     )
-    assert all("wants 1 to 10,000" in answer["error"] for answer in answers)
+    assert all("wants 1 to 1,000" in answer["error"] for answer in answers)
 
 
 def test_what_an_earlier_answer_said_is_no_part_of_this_one(ask):
@@ -305,3 +306,22 @@ def test_constraints_hold_in_pieces_too(run):
     done = run("--constraints", "phrases.tsv", lines=SOURCES[:3], family="transformer")
     assert "mu na" in done.lines[0]
     assert "xyz" in done.lines[1]
+
+
+def test_objects_may_begin_with_a_byte_order_mark(run):
+    done = run("--format", "jsonl", lines=['\ufeff{"text": "ba de"}', '{"text": "ki"}'])
+    assert [json.loads(line)["translation"] for line in done.lines] == ["de ba", "ki"]
+
+
+@pytest.mark.parametrize(("count", "word"), [(1, "fewer"), (3, "more")])
+def test_constraints_of_another_number_are_refused_before_any_work(run, count, word):
+    Path("phrases.tsv").write_text("ba\n" * count)
+    Path("in.txt").write_text("ba de\nki\n")
+    done = run("--constraints", "phrases.tsv", "--input", "in.txt", "--output", "out.txt", lines=[])
+    done.assert_refused(1, f"phrases.tsv: has {word} lines than the input (2)")
+    assert not Path("out.txt").exists()
+
+
+def test_batches_are_measured_in_one_way(run):
+    done = run("--batch-size", "2", "--batch-tokens", "100", lines=["ba"])
+    done.assert_refused(2, "--batch-tokens: would be ignored beside --batch-size")

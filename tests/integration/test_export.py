@@ -52,7 +52,7 @@ def test_an_export_says_in_what_share_of_lines_both_agree(model: Path, nmt):
     assert all(line.endswith("of 3 lines translated alike") for line in done.lines)
     assert done.messages == [
         "out: written in int8",
-        "length penalty 0 in place of 1.0, which means something else to CTranslate2",
+        "decoding.length_penalty: 1.0 is not in the export, since it means something else to CTranslate2",
     ]
 
 

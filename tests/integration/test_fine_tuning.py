@@ -99,3 +99,28 @@ def test_the_model_may_have_another_dropout(base, configure, nmt):
     configure_on(configure, model={"encoder": sizes, "decoder": sizes})
     assert nmt("train", "c.yaml").code == 0
     assert "dropout: 0.3" in Path("run/config.yaml").read_text()
+
+
+def test_a_run_that_goes_on_is_checked_without_the_old_folder(base, configure, nmt):
+    configure_on(configure, checkpoint_interval=1)
+    assert nmt("train", "c.yaml").code == 0
+    shutil.rmtree("base")
+    done = nmt("check", "c.yaml", "--no-probe", "--set", "training.max_updates=4")
+    assert done.code == 0, done.text
+
+
+def test_sampling_is_the_new_run_s_own_and_has_to_go_with_the_rest(configure, nmt):
+    configure("transformer", training=BASE, run_dir="base", tokenizer={"vocab_size": 290})
+    assert nmt("train", "c.yaml").code == 0
+    configure_on(configure)
+    assert nmt("train", "c.yaml", "--set", "tokenizer.sampling=src").code == 0
+    assert "sampling: src" in Path("run/config.yaml").read_text()
+    Path("links.txt").write_text("0-0\n" * 60)
+    flags = [
+        "--set", "run_dir=other",
+        "--set", "training.init_from=run",
+        "--set", "training.guided_alignment_weight=0.1",
+        "--set", "data.train.0.alignments=links.txt",
+    ]  # fmt: skip
+    nmt("train", "c.yaml", *flags).assert_refused(2, "does not go with tokenizer.sampling")
+    assert nmt("train", "c.yaml", *flags, "--set", "tokenizer.sampling=none").code == 0

@@ -251,3 +251,15 @@ def test_runs_are_told_as_they_are(configure, nmt):
         ("runs/one", "finished"),
     ]
     assert shown[1]["best"].startswith("loss ") and "-" not in shown[1]["best"]
+
+
+def test_a_wrong_device_is_an_error_of_its_own(two_runs, nmt):
+    for verb in (("report", "--output=r.md"), ("plot", "--output=pictures")):
+        nmt(*verb, *two_runs, "--device", "cuad").assert_refused(2, "cuad")
+
+
+def test_equal_systems_have_no_chances(two_runs, nmt):
+    shutil.copytree("runs/one", "runs/copy")
+    assert nmt("report", "runs/one", "runs/copy", "--output=r.md", "--sentences=1").code == 0
+    rows = re.findall(r"^\| copy \|.*\+0\.00 \|(.*)\|(.*)\|$", Path("r.md").read_text(), re.M)
+    assert len(rows) >= 2 and not "".join(map("".join, rows)).strip()

@@ -259,3 +259,16 @@ def test_a_moved_run_resumes(tmp_path: Path) -> None:
     resume.save(tmp_path / "a", state(10), keep=2)
     (tmp_path / "a").rename(tmp_path / "b")
     assert_same(resume.latest(tmp_path / "b"), state(10))
+
+
+def test_the_best_of_every_state_that_is_kept_stays(tmp_path: Path) -> None:
+    for update in (10, 20, 30):
+        resume.save(tmp_path, state(update), keep=2, best=10)
+    resume.save(tmp_path, state(40), keep=2, best=40)
+    assert resume.updates(tmp_path) == [10, 30, 40], "30 may have to be gone on from"
+    resume.save(tmp_path, state(50), keep=2, best=40)
+    assert resume.updates(tmp_path) == [40, 50]
+    # Of a damaged state nothing is known.
+    (tmp_path / "checkpoints" / "00000050" / "state.json").write_text("{")
+    resume.save(tmp_path, state(60), keep=2, best=60)
+    assert resume.updates(tmp_path) == [50, 60]

@@ -8,6 +8,7 @@ from nmt import errors
 from nmt.cli import init
 from nmt.cli import main as cli
 from nmt.config import loading
+from nmt.training import preparation
 
 LANGUAGES = ["--src-lang", "en", "--tgt-lang", "de"]
 
@@ -206,3 +207,13 @@ def test_invalid_bytes_are_replaced_and_counted(capsys):
 
 def test_held_out_limit_is_what_the_help_says():
     assert (init.HELD_OUT_SHARE, init.MAX_HELD_OUT) == (20, 1000)
+
+
+def test_every_character_has_room_in_the_vocabulary():
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 1500)))
+    Path("train.en").write_text("".join(f"{letter} a\n" for letter in letters))
+    Path("train.de").write_text("".join(f"b{i}\n" for i in range(1500)))
+    assert run() == 0
+    config = loading.load("config.yaml")
+    assert 1760 < config.tokenizer.vocab_size < 2100
+    preparation.make_tokenizers(config, Path("tokenizer"))

@@ -161,3 +161,8 @@ def test_a_separate_target_vocabulary_may_have_another_kind_of_pieces():
 )
 def test_kinds_that_do_not_fit_are_refused(overrides, wanted):
     assert wanted in message(ONE, *overrides)
+
+
+def test_names_of_pairs_differ_also_where_codes_have_dots():
+    data = parse(ONE, "data.tgt_lang=zh.Hans").data
+    assert data.pair_names([data.train[0]] * 3) == ["en-zh.Hans", "en-zh.Hans.2", "en-zh.Hans.3"]

@@ -373,3 +373,12 @@ def test_unknown_decoding_flag_gives_the_nearest():
 def test_flag_that_clashes_with_the_configuration_is_named():
     with pytest.raises(errors.UsageError, match=r"^--max-length: does not fit. min_length: has to"):
         loading.apply_decoding_flags(schema.DecodingConfig(min_length=9), {"max_length": 9})
+
+
+def test_patterns_are_frozen_in_their_order():
+    first, second = (
+        parse(MINIMAL, f"training.rate_factors={{{rates}}}")
+        for rates in ('"encoder.*": 0.1, "*": 1.0', '"*": 1.0, "encoder.*": 0.1')
+    )
+    assert loading.frozen_keys(first, first) == []
+    assert loading.frozen_keys(first, second) == ["training.rate_factors"]

@@ -274,7 +274,7 @@ def test_another_process_fills_the_same_cache(
     assert data.entry_sizes == (4, 1)
     assert sentences(data) == wanted(work, [*KEPT, PAIRS[0]])
     beside = contents(work)
-    cache.remove(work.folder)
+    cache.remove_torn(work.folder, work.layout)
     filler.fill(work)
     assert contents(work) == beside
 
@@ -368,3 +368,29 @@ def test_caches_of_other_corpora_are_removed(tmp_path: Path) -> None:
             (tmp_path / name / locks.NAME).touch()
     cache.remove_others(tmp_path, keep="kept")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "kept"]
+
+
+def test_a_torn_cache_that_another_run_has_made_again_stays(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(PAIRS)
+    filler.fill(work)
+    whole = contents(work)
+    path = work.folder / "src.ids"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    is_intact, looks = cache.is_intact, []
+
+    def looked_at(*args) -> bool:
+        looks.append(is_intact(*args))
+        if len(looks) == 1:  # the other run comes first
+            cache.remove_torn(work.folder, work.layout)
+            filler.fill(work)
+        return looks[0] if len(looks) == 1 else looks[-1]
+
+    monkeypatch.setattr(cache, "is_intact", looked_at)
+    inode = None
+    with contextlib.closing(corpus.open_cache(work, "")) as data:
+        inode = path.stat().st_ino
+        assert len(data) == 4
+    assert contents(work) == whole and path.stat().st_ino == inode
+    assert looks == [False, False, True]

@@ -145,7 +145,7 @@ def test_a_cache_without_links_has_the_key_that_it_always_had(make_aligned, make
 def test_an_entry_without_a_file_has_no_links(make_work, tokenizer_dir):
     sides = {side: tokenizer.Tokenizer.load(tokenizer_dir, side) for side in cache.SIDES}
     alignments = linking.Alignments(make_work(PAIRS).entries[0], sides)
-    assert alignments.links([5, 6], [7]) == []
+    assert alignments.links(("a", "b"), ([5, 6], [7])) == []
     alignments.skip()
     alignments.finish()
 
@@ -193,3 +193,29 @@ def test_links_point_at_the_same_tokens_however_a_batch_is_cut(make_corpus, leng
         assert sorted(link for piece in pieces for link in tokens_of_links(piece)) == wanted
         cut = batches.fitted(pieces, limit)
         assert sorted(link for piece in cut for link in tokens_of_links(piece)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pair", "line", "wanted"),
+    [
+        (("the\u00a0red fox", "fox the"), "1-0", [("fox", "fox")]),
+        (("the\u00a0red fox", "fox the"), "0-1", [("the", "the"), ("red", "the")]),
+        (("the \u200b fox", "fox the"), "2-0 0-1", [("fox", "fox"), ("the", "the")]),
+    ],
+)
+def test_words_are_counted_as_they_stand_in_the_files(
+    make_aligned, tokenizer_dir, pair, line, wanted
+):
+    work = make_aligned([line], [pair])
+    filler.fill(work)
+    pieces = tokenizer.Tokenizer.load(tokenizer_dir, "src")
+    sides = [pieces.normalize(text).replace("\u2581", " ") for text in pair]
+    places = [dict(zip(text.split(), word_pieces(pieces, text), strict=True)) for text in sides]
+    links = {(s, t) for src, tgt in wanted for s in places[0][src] for t in places[1][tgt]}
+    assert read_links(corpus.MappedCorpus(work, "", None), 0) == links
+
+
+def test_words_that_are_not_there_after_normalising_have_no_links(make_aligned):
+    work = make_aligned(["1-0"], [("the \u200b fox", "fox the")])
+    filler.fill(work)
+    assert read_links(corpus.MappedCorpus(work, "", None), 0) == set()

@@ -52,3 +52,12 @@ def test_a_run_without_events_or_without_the_file_is_one_line(tmp_path):
     write(tmp_path, LINES[2])
     with pytest.raises(errors.DataError, match="holds no event yet"):
         events.read(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_no_part_of_a_series(tmp_path):
+    lines = [
+        f'{{"event": "validation", "update": {number}, "bleu": {value}}}\n'
+        for number, value in enumerate(["NaN", "1.5", "Infinity", "null"], start=1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert events.read(tmp_path).series("validation", "bleu") == [(2.0, 1.5)]

@@ -161,3 +161,23 @@ def test_markdown_has_the_same_in_words():
     assert "| a <b> | 1 | 1 | 3 | 2 |" in text
     assert "| ▁y | ▁x | 1.00 |" in text
     assert "- line 3 n" in text and "  - source: **w**" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([0.0, 5e-5, 1e-4, 1.5e-4, 2e-4], ["0", "5e-5", "1e-4", "1.5e-4", "2e-4"]),
+        ([2000.0, 2000.2, 2000.4], ["2,000", "2,000.2", "2,000.4"]),
+        ([0.0, 2e8, 4e8], ["0", "2e8", "4e8"]),
+        ([0.0, 0.5, 1.0], ["0", "0.5", "1"]),
+        ([0.01, 0.1, 1.0, 10.0], ["0.01", "0.1", "1", "10"]),
+        ([-100.0, 0.0, 100.0], ["-100", "0", "100"]),
+    ],
+)
+def test_labels_have_the_digits_that_tell_them_apart(values, wanted):
+    assert svg.labels(values) == wanted
+
+
+def test_many_powers_are_thinned():
+    found = svg._log_ticks(1.0, 1e43)
+    assert len(found) < 12 and found[0] == 1.0 and found[-1] >= 1e43

@@ -1,5 +1,6 @@
 """What is refused rather than ignored, and which arithmetic a loaded model has."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -134,3 +135,14 @@ def test_int8_is_refused_where_it_is_not_for():
         devices.inference_arithmetic("int8", torch.device("meta"))
     with pytest.raises(errors.UsageError, match=r"\(given: int8\)\. Allowed: auto, fp32"):
         devices.training_arithmetic("int8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("is_native", "wanted"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(monkeypatch, is_native, wanted):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        return is_native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert devices.training_arithmetic("auto", torch.device("cuda", 1)).name == wanted

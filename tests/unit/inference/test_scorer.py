@@ -205,3 +205,10 @@ def test_pairs_that_are_cut_on_either_side_are_counted(make_model, make):
     limited = make(make_model("rnn"), max_src_tokens=5)
     limited.score(["a", line], [line, "a"])
     assert limited.num_cut == 1
+
+
+def test_an_endless_target_is_cut_where_the_model_would_not_go(make_model, make, texts):
+    machine = make(make_model("transformer"), max_src_tokens=20, max_length=30)
+    (found, other) = machine.score(["ab", "ab"], ["ab " * 2000, "ab"])
+    assert (found.num_tokens, machine.num_cut) == (30, 1)
+    assert other.num_tokens == len(texts.tgt.encode("ab")) + 1

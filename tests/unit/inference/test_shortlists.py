@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from nmt.inference import shortlists
+from nmt.config import schema
+from nmt.inference import scorer, shortlists, translator
 from nmt.text import vocab
 
 VOCAB = vocab.Vocab(tuple(f"p{i}" for i in range(60)), unk_id=0, bos_id=1, eos_id=2, pad_id=3)
@@ -80,3 +81,24 @@ def test_what_is_stored_is_what_comes_back(small):
     again = shortlists.Shortlist.from_tensors(found.tensors())
     src = torch.tensor([[10, 11, 2]])
     assert torch.equal(again.allowed(src), found.allowed(src))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_what_a_shortlist_finds_has_the_scores_of_the_whole_vocabulary(
+    make_model, texts, arithmetic, corpus, alpha
+):
+    model = make_model("transformer")
+    decoding = schema.DecodingConfig(beam_size=4, max_length=20, length_penalty=alpha)
+    candidates = torch.randint(4, 310, (310, 12), generator=torch.Generator().manual_seed(3))
+    few = shortlists.Shortlist(torch.arange(10), candidates, 310)
+    machine = translator.Translator(model, texts, decoding, arithmetic, num_best=4, shortlist=few)
+    judge = scorer.Scorer(model, texts, decoding, arithmetic)
+    for line, found in zip(corpus[:8], machine.translate(corpus[:8]), strict=True):
+        scores = [one.score for one in found]
+        assert scores == sorted(scores, reverse=True)
+        sources = [texts.src.encode(line)] * len(found)
+        whole = judge.score_ids(sources, [one.tokens for one in found])
+        assert scores == pytest.approx([pair.score for pair in whole], abs=1e-9)
+        assert [one.log_probability for one in found] == pytest.approx(
+            [pair.log_probability for pair in whole], abs=1e-9
+        )

@@ -16,7 +16,7 @@ from nmt.evaluation import mbr
 from nmt.inference import outcomes, requests, scorer, splitting, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
-from nmt.search import beam
+from nmt.search import beam, constraints
 from nmt.search import settings as search_settings
 
 SETTINGS: dict[str, Any] = {"beam_size": 3, "max_length": 20}
@@ -438,3 +438,84 @@ def test_minimum_bayes_risk_chooses_among_samples(rnn, make, corpus):
             )
             assert chosen.utility == max(utilities)
             assert chosen.text == among[utilities.index(max(utilities))].text
+
+
+def test_a_batch_that_does_not_fit_is_searched_in_parts(rnn, make, corpus, monkeypatch):
+    machine = make(rnn, batch_sentences=8)
+    lines = corpus[:8]
+    wanted = machine.translate(lines)
+    search, sizes = beam.search, []
+
+    def too_large(model, src_BS, src_mask_BS, requests, ids):
+        sizes.append(len(requests))
+        if len(requests) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+        return search(model, src_BS, src_mask_BS, requests, ids)
+
+    monkeypatch.setattr(beam, "search", too_large)
+    _assert_same(machine.translate(lines), wanted)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_a_line_that_does_not_fit_harms_no_other(rnn, make, corpus, monkeypatch):
+    machine = make(rnn, batch_sentences=3)
+    search = beam.search
+
+    def too_wide(model, src_BS, src_mask_BS, requests, ids):
+        if requests[0].settings.beam_size == 7:
+            raise MemoryError
+        return search(model, src_BS, src_mask_BS, requests, ids)
+
+    monkeypatch.setattr(beam, "search", too_wide)
+    asked = [dataclasses.replace(machine.default, text=line) for line in corpus[:3]]
+    decoding = machine.default.decoding.model_copy(update={"beam_size": 7})
+    asked[1] = dataclasses.replace(asked[1], decoding=decoding)
+    first, second, third = machine.answer(asked)
+    assert second.translations == [] and "does not fit in memory" in str(second.error)
+    _assert_same(
+        [first.translations, third.translations], machine.translate([corpus[0], corpus[2]])
+    )
+
+
+def test_an_error_that_is_none_of_memory_is_raised(rnn, make, corpus, monkeypatch):
+    def wrong(*args):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(beam, "search", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        make(rnn).translate(corpus[:2])
+
+
+def test_constraints_whose_tables_are_large_are_searched_in_small_batches(
+    rnn, make, corpus, searched, monkeypatch
+):
+    machine = make(rnn, batch_sentences=8, max_length=40)
+    asked = [
+        dataclasses.replace(machine.default, text=line, constraints=("ab", "ba dc"))
+        for line in corpus[:8]
+    ]
+    wanted = machine.answer(asked)
+    assert [len(call["ids"]) for call in searched] == [8]
+    most = constraints.num_entries([machine._plan(asked[0])] * 2)
+    monkeypatch.setattr(translator, "MAX_ENTRIES", most)
+    found = machine.answer(asked)
+    _assert_same([one.translations for one in found], [one.translations for one in wanted])
+    assert [len(call["ids"]) for call in searched[1:]] == [2] * 4
+
+
+def test_what_is_read_of_a_long_line_stands_as_it_was_written(rnn, make, texts):
+    machine = make(rnn, max_src_tokens=12)
+    request = dataclasses.replace(machine.default, text="Žižek ab " + "ab " * 40)
+    found = machine.readable(request)
+    assert request.text.startswith(found) and found.startswith("Žižek ab")
+    assert len(texts.src.encode(found)) <= 11 < len(texts.src.encode(request.text))
+    short = dataclasses.replace(request, text="ab ab")
+    assert machine.readable(short) == "ab ab"
+
+
+def test_a_character_in_bytes_is_avoided_behind_punctuation(rnn, texts):
+    planner = requests.Planner(rnn, texts.tgt)
+    default = requests.Request("x", schema.DecodingConfig(**SETTINGS), avoid=("😀",))
+    planned = planner.plan(default)
+    assert planner.other_spellings(planned, [tuple(texts.tgt.encode("ab.😀"))])
+    assert not planner.other_spellings(planned, [tuple(texts.tgt.encode("ab.😁"))])

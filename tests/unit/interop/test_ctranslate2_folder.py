@@ -115,7 +115,7 @@ def test_an_export_says_what_it_was_made_from(make_run, tmp_path: Path, corpus):
     assert note["quantization"] == "int8"
     assert note["agreement"] == {name: found.share for name, found in result.agreements.items()}
     assert set(note["files"]) >= {"model.bin", "config.json", "tokenizer/spm.model"}
-    assert result.changed_penalty == 1.0
+    assert result.left_out == {"length_penalty": 1.0}
     assert (output / "model.bin").stat().st_size < (run_dir / "model.safetensors").stat().st_size
 
 
@@ -161,3 +161,17 @@ def test_an_export_leaves_torch_as_it_was(make_run, tmp_path: Path, corpus):
     run_dir = make_run(model={"tie_embeddings": "none"}, seed=1)
     ctranslate2_export.export(run_dir, tmp_path / "out", "int8", corpus[:20])
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("_package")
+def test_settings_that_ctranslate2_lacks_are_named_and_left_out(make_run, tmp_path: Path, corpus):
+    decoding = {"beam_size": 4, "diversity_groups": 2, "no_repeat_ngram_size": 2}
+    run_dir = make_run(model={"tie_embeddings": "none"}, seed=1, decoding=decoding)
+    result = ctranslate2_export.export(run_dir, tmp_path / "out", "float32", corpus[:20])
+    assert result.left_out == {
+        "diversity_groups": 2,
+        "no_repeat_ngram_size": 2,
+        "length_penalty": 1.0,
+    }
+    note = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert note["decoding"]["beam_size"] == 4

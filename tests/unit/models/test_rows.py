@@ -23,8 +23,7 @@ def test_padding_is_left_out_and_comes_back_as_zeros(monkeypatch, step):
     monkeypatch.setattr(rows, "MIN_ROWS", 1)
     mask = mask_of(5, 1, 3)
     states = states_like(mask).requires_grad_()
-    chosen = rows.Rows.where_they_pay(states, mask)
-    assert chosen is not None
+    chosen = rows.where_they_pay(states, mask)
     taken = chosen.take(states)
     assert taken.shape == (9 if step == 1 else 12, SIZE)
     assert torch.equal(taken[:9], states[mask]) and not taken[9:].any()
@@ -39,8 +38,7 @@ def test_all_positions_are_filled_up(monkeypatch):
     monkeypatch.setattr(products, "STEP", 4)
     monkeypatch.setattr(rows, "MIN_ROWS", 1)
     states = states_like(mask_of(5, 5)).requires_grad_()
-    chosen = rows.Rows.where_they_pay(states)
-    assert chosen is not None
+    chosen = rows.where_they_pay(states)
     taken = chosen.take(states)
     assert torch.equal(taken[:10], states.flatten(0, 1)) and not taken[10:].any()
     assert taken.shape == (12, SIZE)
@@ -56,14 +54,14 @@ def test_states_stay_as_they_are_where_rows_do_not_pay(monkeypatch):
     mask[0, -2:] = False
     states = states_like(mask)
     # 2 % of padding, and too few rows to fill up.
-    assert rows.Rows.where_they_pay(states, mask) is None
+    assert rows.where_they_pay(states, mask) is rows.AS_THEY_ARE
     mask[1, -1] = False
-    assert rows.Rows.where_they_pay(states, mask) is not None
+    assert rows.where_they_pay(states, mask) is not rows.AS_THEY_ARE
     with torch.no_grad():
-        assert rows.Rows.where_they_pay(states, mask) is None
-    assert rows.Rows.where_they_pay(states.to("meta"), mask) is None
+        assert rows.where_they_pay(states, mask) is rows.AS_THEY_ARE
+    assert rows.where_they_pay(states.to("meta"), mask) is rows.AS_THEY_ARE
     # Filled up already.
     monkeypatch.setattr(rows, "MIN_ROWS", 1)
     full = torch.zeros(products.STEP, 3, SIZE)
-    assert rows.Rows.where_they_pay(full) is None
-    assert rows.Rows.where_they_pay(full[:-1]) is not None
+    assert rows.where_they_pay(full) is rows.AS_THEY_ARE
+    assert rows.where_they_pay(full[:-1]) is not rows.AS_THEY_ARE

@@ -1,5 +1,6 @@
 """Terms in a text: case, word boundaries, the longest first, each as often as it comes."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def read(tmp_path: Path):
         ("(bank)", ("Geldinstitut",)),
         ("bank bank", ("Geldinstitut", "Geldinstitut")),
         ("the central bank of", ("Zentralbank",)),
+        ("a bank account, a bank", ("Konto", "Geldinstitut")),
         ("C++ and C+++", ("C++", "C++")),
         ("NMT", ("NMT",)),
         ("Übung", ("exercise",)),
@@ -36,7 +38,7 @@ def read(tmp_path: Path):
 )
 def test_terms_are_found_where_they_stand(read, text, targets):
     terms = read(
-        "bank\tGeldinstitut\ncentral bank\tZentralbank\n\nC++\t\nNMT\tNMT\nÜbung\texercise\n"
+        "bank\tGeldinstitut\nbank account\tKonto\ncentral bank\tZentralbank\n\nC++\t\nNMT\tNMT\nÜbung\texercise\n"
     )
     assert terms.targets(text) == targets
 
@@ -75,3 +77,11 @@ def test_what_is_wrong_is_named_with_its_line(read, text, place):
 
 def test_the_same_entry_twice_is_no_mistake(read):
     assert read("a\tb\na\tb\n").targets("a") == ("b",)
+
+
+def test_many_terms_take_little_time(read):
+    terms = read("".join(f"term {number}\tWort {number}\n" for number in range(50_000)))
+    text = "a term 7, term 49999 and term 50000 " * 500
+    began = time.perf_counter()
+    assert terms.targets(text) == ("Wort 7", "Wort 49999") * 500
+    assert time.perf_counter() - began < 5.0

@@ -80,7 +80,7 @@ def test_a_full_memory_changes_nothing(
     pieces: tokenizer.Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = sampler(pieces, 0.3).sample_batch(LINES, 7)
-    monkeypatch.setattr(sampling, "MEMORY_SIZE", 2)
+    monkeypatch.setattr(sampling, "MEMORY_SIZE", 20)
     assert sampler(pieces, 0.3).sample_batch(LINES, 7) == wanted
 
 
@@ -157,3 +157,13 @@ def test_best_ways_are_for_unigram_models() -> None:
     )
     with pytest.raises(errors.ConfigError, match=r"tokenizer\.sampling_nbest"):
         sampler(pieces, 0.1, nbest=4)
+
+
+def test_long_words_do_not_fill_the_memory(
+    pieces: tokenizer.Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MEMORY_SIZE", 500)
+    drawn = sampler(pieces, 0.3)
+    drawn.sample_batch([line.replace(" ", "") * 5 for line in LINES[:40]], 7)
+    for memory in (drawn._merges, drawn._lattices):
+        assert sum(len(str(key)) for key in memory._known) <= 1000

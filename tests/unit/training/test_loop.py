@@ -767,3 +767,28 @@ def test_each_update_has_a_seed_of_its_own(make_run: MakeRun) -> None:
     run.trainer.run()
     assert len(set(run.updater.seeds)) == 7
     assert run.updater.seeds == [seeds.of_update(1, number) for number in range(1, 8)]
+
+
+def test_an_update_that_does_not_fit_keeps_what_was_trained(make_run: MakeRun) -> None:
+    run = make_run(max_updates=9, checkpoint_interval=100)
+    update_ = run.updater.update
+
+    def too_long(*args: Any, **kwargs: Any) -> update.UpdateResult:
+        if len(run.updater.rates) == 5:
+            raise errors.TrainingError("out of memory: a single pair does not fit")
+        return update_(*args, **kwargs)
+
+    run.updater.update = too_long  # type: ignore[method-assign]
+    with pytest.raises(errors.TrainingError, match="a single pair"):
+        run.trainer.run()
+    assert run.edges.of("save") == [0, 5]
+
+
+def test_scores_that_are_no_numbers_are_null(make_run: MakeRun) -> None:
+    scores = {2.0: math.nan, 3.5: -math.inf}
+    run = make_run(scores, max_updates=4, validation_interval=2, average_checkpoints=2)
+    run.edges.mean = 3.5
+    run.trainer.run()
+    first, second = run.edges.lines("validation")
+    assert (first["bleu"], first["score"], second["bleu"]) == (None, None, 1.0)
+    assert [line["bleu"] for line in run.edges.lines("average")] == [None]
