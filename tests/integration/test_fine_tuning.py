@@ -10,6 +10,7 @@ import yaml
 from nmt.checkpoint import folder, resume
 
 BASE = {"max_updates": 2, "best_metric": "loss"}
+BPE = {"type": "bpe", "vocab_size": 290}
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_run_that_goes_on_is_checked_without_the_old_folder(base, configure, n
 
 
 def test_sampling_is_the_new_run_s_own_and_has_to_go_with_the_rest(configure, nmt):
-    configure("transformer", training=BASE, run_dir="base", tokenizer={"vocab_size": 290})
+    configure("transformer", training=BASE, run_dir="base", tokenizer=BPE)
     assert nmt("train", "c.yaml").code == 0
     configure_on(configure)
     assert nmt("train", "c.yaml", "--set", "tokenizer.sampling=src").code == 0
