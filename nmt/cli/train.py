@@ -16,11 +16,15 @@ from nmt.checkpoint import folder, logs, resume
 from nmt.cli import jobs
 from nmt.config import loading, schema
 from nmt.data import readers
+from nmt.inference import validation
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, files, locks, memory, remote
 from nmt.training import initial, outlook, progress, watching
 
 logger = logging.getLogger(__name__)
+
+# Settings of a search that say how fast it is.
+_SAME_SCORES = frozenset({"batch_tokens", "precision"})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,6 +195,13 @@ def _compare(config: schema.Config, old: schema.Config, update: int) -> None:
             f"{config.run_dir}: the run was started with another value of {', '.join(changed)}. "
             "These may not change under a run. Set them back to resume it, take another run_dir, "
             "or start anew with --fresh."
+        )
+    before, after = (validation.decoding_of(one).model_dump() for one in (old, config))
+    others = [key for key in before if before[key] != after[key] and key not in _SAME_SCORES]
+    if others:
+        logger.warning(
+            "decoding (%s) has changed: scores of later validations do not compare with those before",
+            ", ".join(others),
         )
 
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 LIMIT = 127  # of an int8, symmetric around zero
 # Without VNNI products are added in pairs in 16 bits, which weights of half the range cannot overflow.
 LIMIT_WITHOUT_VNNI = 63
+# What stands for zero among the activations, which are unsigned: of signed ones only AMX makes fast products.
+ZERO_POINT = 128
 # Scale of a row of zeros: any number will do that can be divided by.
 SMALLEST_PEAK = 1e-30
 
@@ -85,11 +87,11 @@ class Int8Linear(nn.Module):
         # Two readings cost less than writing down the absolute values.
         highest, lowest = states.amax(-1, keepdim=True), states.amin(-1, keepdim=True)
         steps = torch.maximum(highest, lowest.neg_()).clamp_(min=SMALLEST_PEAK).mul_(1.0 / LIMIT)
-        rounded = (states * steps.reciprocal()).round_().to(torch.int8)
+        rounded = (states * steps.reciprocal()).round_().add_(ZERO_POINT).to(torch.uint8)
         # The kernel has one scale for all of its input. With 1 it multiplies by `scale_O` alone, and
         # it does not matter in which order the kernel of this or that shape would multiply.
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 0, self._packed, self.scale_O, self._zero_O, None,
+            rounded, 1.0, ZERO_POINT, self._packed, self.scale_O, self._zero_O, None,
             1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         product.mul_(steps)

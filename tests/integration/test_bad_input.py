@@ -692,3 +692,15 @@ def test_standard_output_by_its_name_is_not_replaced(configure, nmt):
     text = Path("all.txt").read_text()
     assert text.startswith("earlier\n")
     assert "1\th\t100.00" in text and "BLEU" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_said"),
+    [("max_length=9", True), ("batch_tokens=99", False), ("sample=true", False)],
+)
+def test_another_search_under_a_run_is_said(setting, is_said, configure, nmt):
+    configure("rnn")
+    assert nmt("train", "c.yaml").code == 0
+    done = nmt("train", "c.yaml", "--set=training.max_updates=4", f"--set=decoding.{setting}")
+    assert done.code == 0
+    assert ("do not compare with those before" in done.err) == is_said

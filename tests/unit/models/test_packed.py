@@ -1,5 +1,7 @@
 """Linear layers in int8 and packed bf16: near the float32 layer, and each row on its own."""
 
+import time
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -105,3 +107,20 @@ def test_a_narrowed_output_layer_gives_the_same_scores_of_fewer_outputs(kind):
         assert torch.equal(found, layer(states)[:, outputs])
     else:
         torch.testing.assert_close(found, layer(states)[:, outputs], rtol=2**-7, atol=1e-6)
+
+
+def test_int8_has_a_fast_kernel_on_this_processor():
+    """One without took a thousand times as long as float32; bounded generously, for loaded machines."""
+    states, weight = torch.randn(64, 128), torch.randn(512, 128)
+    layer = packed.int8_linear(weight, None)
+
+    def seconds(product) -> float:
+        product()
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            product()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert seconds(lambda: layer(states)) < 50 * seconds(lambda: F.linear(states, weight))
