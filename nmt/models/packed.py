@@ -16,7 +16,7 @@ from torch.nn import functional as F
 LIMIT = 127  # of an int8, symmetric around zero
 # Without VNNI products are added in pairs in 16 bits, which weights of half the range cannot overflow.
 LIMIT_WITHOUT_VNNI = 63
-# What stands for zero among the activations, which are unsigned: of signed ones only AMX makes fast products.
+# What stands for zero among the activations, which are unsigned: signed ones are fast with AMX alone.
 ZERO_POINT = 128
 # Scale of a row of zeros: any number will do that can be divided by.
 SMALLEST_PEAK = 1e-30

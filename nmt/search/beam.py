@@ -218,8 +218,11 @@ def _is_done(beam: _Beam) -> torch.Tensor:
     groups_BGK = (num_sentences, beam.finished.num_groups, -1)
     open_BG = beam.open_scores_BK.view(groups_BGK).amax(2)
     worst_BG = beam.finished.worst(limits.num_best_B)
-    # Where nothing is open any more, waiting is in vain.
-    done_BG = open_BG == float("-inf")
+    # Where nothing open can end among the best, waiting is in vain: a log-probability only falls, so it
+    # ends with its present sum at best, over the penalty of the longest length, which is the kindest one
+    # to a negative number. The penalty of coverage is never above 0.
+    kindest_B = limits.penalties(limits.max_lengths_B, worst_BG)
+    done_BG = worst_BG >= open_BG / kindest_B[:, None]
     if limits.some_usual:
         # Enough have ended, and the best open one would not be wanted if it ended here. Without the
         # second condition a model that is sure of itself loses its best hypothesis: what ends early
@@ -234,12 +237,5 @@ def _is_done(beam: _Beam) -> torch.Tensor:
         usual_BG = has_enough_BG & (worst_BG >= best_BG)
         if limits.some_exact:
             usual_BG &= ~limits.exact_stop_B[:, None]
-        done_BG = done_BG | usual_BG
-    if limits.some_exact:
-        # A log-probability only falls, so an open hypothesis ends with its present sum at best, over
-        # the penalty of the longest length, which is the kindest one to a negative number. The
-        # penalty of coverage is never above 0.
-        kindest_B = limits.penalties(limits.max_lengths_B, worst_BG)
-        exact_BG = worst_BG >= open_BG / kindest_B[:, None]
-        done_BG = done_BG | (exact_BG & limits.exact_stop_B[:, None])
+        done_BG |= usual_BG
     return done_BG.all(1) | (limits.max_lengths_B <= length)

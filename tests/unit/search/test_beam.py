@@ -244,3 +244,25 @@ def test_hypotheses_come_best_first_and_are_different():
         scores = [one.score for one in found]
         assert scores == sorted(scores, reverse=True)
         assert len({one.tokens for one in found}) == 4
+
+
+@pytest.mark.parametrize("num_best", [1, 2])
+def test_search_stops_at_once_where_nothing_open_can_end_among_the_best(num_best):
+    """Without a length penalty sums only fall: what comes later cannot be better."""
+    table = {BOS: {EOS: 0.5, A: 0.3, B: 0.2}, A: {EOS: 0.9, A: 0.1}, B: {B: 0.9, EOS: 0.1}}
+    settings = {"beam_size": 4, "num_best": num_best, "max_length": 30, "length_penalty": 0.0}
+    model = Chain(table)
+    found = _search(model, patience=5.0, **settings)
+    assert [one.tokens for one in found] == [(), (A,)][:num_best]
+    assert model.num_steps == num_best
+    rewarded = Chain(table)
+    _search(rewarded, patience=5.0, **settings | {"length_penalty": 1.0})
+    assert rewarded.num_steps > 2, "with a penalty for length the longer ones may still win"
+
+
+def test_samples_are_drawn_to_their_end():
+    found = _search(
+        Chain({BOS: {EOS: 0.5, A: 0.5}, A: {A: 0.9, EOS: 0.1}}),
+        sample=True, seed=1, num_best=8, max_length=20, length_penalty=0.0,
+    )  # fmt: skip
+    assert len({len(one.tokens) for one in found}) > 2
