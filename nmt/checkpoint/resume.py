@@ -57,7 +57,13 @@ def updates(run_dir: Path) -> list[int]:
     return sorted(_states(run_dir / FOLDER))
 
 
-def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = None) -> None:
+def save(
+    run_dir: Path,
+    state: ResumeState,
+    *,
+    keep: int,
+    best_of: Callable[[dict[str, Any]], int | None] = lambda values: None,
+) -> None:
     """Saves a state, then removes those that are no longer wanted.
 
     States of later updates are removed too: they are of a future that the run turned away from
@@ -67,7 +73,8 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
         run_dir: the run folder.
         state: what is saved; its tensors may be on any device.
         keep: how many of the newest states stay, 1 or more.
-        best: the update of a state that this one refers to: it stays as long as this one does.
+        best_of: tells from a state's values the update of another one that it needs, which stays as
+            long as it does itself.
 
     Raises:
         FileError: the disk is full or does not let itself be written; the older states are as
@@ -79,7 +86,7 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
     unfinished, replaced = folder / (UNFINISHED + name), folder / (REPLACED + name)
     files.remove_tree(unfinished)
     try:
-        _write(unfinished, state, best)
+        _write(unfinished, state)
         if (folder / name).exists():
             files.remove_tree(replaced)
             _rename(folder / name, replaced)
@@ -95,7 +102,7 @@ def save(run_dir: Path, state: ResumeState, *, keep: int, best: int | None = Non
     _remove(replaced)
     kept = [update for update in updates(run_dir) if update <= state.update][-keep:]
     states = _states(folder)
-    needed = {best, *(_best_of(states[update]) for update in kept)}
+    needed = {best_of(values) for update in kept if (values := _values(states[update]))}
     for update, path in states.items():
         if update not in kept and update not in needed:
             _remove(path)
@@ -212,16 +219,16 @@ def _states(folder: Path) -> dict[int, Path]:
     return found
 
 
-def _best_of(path: Path) -> int | None:
-    """Returns the update of the state that a state refers to; None for none, or where it is damaged."""
+def _values(path: Path) -> dict[str, Any]:
+    """Returns the values of a state; none where it is damaged."""
     try:
-        best: int | None = _read_json(path / STATE).get("best")
+        values: dict[str, Any] = _read_json(path / STATE)["values"]
     except (errors.TrainingError, errors.FileError):
-        return None
-    return best
+        return {}
+    return values
 
 
-def _write(path: Path, state: ResumeState, best: int | None) -> None:
+def _write(path: Path, state: ResumeState) -> None:
     """Writes a state's files into the new directory `path`, and makes them last."""
     files.make_dir(path)
     entries: dict[str, Any] = {}
@@ -232,7 +239,7 @@ def _write(path: Path, state: ResumeState, best: int | None) -> None:
             stream.write(data)
         entry = manifests.entry_of_bytes(data)
         entries[name] = {"sha256": entry.sha256, "size": entry.size}
-    content = {"update": state.update, "best": best, "values": state.values, "files": entries}
+    content = {"update": state.update, "values": state.values, "files": entries}
     files.atomic_write_text(path / STATE, sealed.render(content, FORMAT))
     _fsync_dir(path)
 

@@ -327,7 +327,7 @@ class Job:
             self._run_dir,
             resume.ResumeState(state.update, values, kinds),
             keep=self._config.training.keep_checkpoints,
-            best=state.best_update,
+            best_of=lambda values: values["progress"]["best_update"],
         )
 
     def _snapshot(self, number: int, weights: loop.Tensors) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,10 +117,9 @@ def _check_lengths(src: str, tgt: str) -> None:
     Raises:
         errors.DataError: one has more lines.
     """
-    if all(os.path.isfile(path) for path in (src, tgt)):
-        counts = [sum(1 for _ in files.read_lines(path)) for path in (src, tgt)]
-        if counts[0] != counts[1]:
-            raise _unequal(src, tgt, *counts)
+    counts = files.line_counts((src, tgt))
+    if counts is not None and counts[0] != counts[1]:
+        raise _unequal(src, tgt, *counts)
 
 
 def _paired(src: str, tgt: str, counter: files.DecodeCounter) -> Iterator[Pair]:

@@ -18,7 +18,7 @@ from nmt.config import loading, schema
 from nmt.data import readers
 from nmt.inference import validation
 from nmt.runtime import device as devices
-from nmt.runtime import distributed, files, locks, memory, remote
+from nmt.runtime import distributed, files, locks, memory
 from nmt.training import initial, outlook, progress, watching
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,9 @@ def _check_corpora(config: schema.Config) -> None:
         for path in [*readers.corpus_files(entry), *readers.alignment_files(entry)]:
             files.check_readable(path)
     for entry in config.data.valid_corpora:
-        paths = [str(path) for path in readers.corpus_files(entry)]
-        if all(remote.is_url(path) or os.path.isfile(path) for path in paths):
-            # A line too few would else be found once all the rest is made.
+        # A line too few would else be found once all the rest is made. What costs a network, or can be
+        # read but once, is left for then.
+        if all(os.path.isfile(path) for path in readers.corpus_files(entry)):
             collections.deque(readers.iterate_pairs(entry, readers.new_counters(entry)), maxlen=0)
 
 

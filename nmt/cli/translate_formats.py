@@ -6,7 +6,6 @@ N lines in are N lines out, whatever is wrong with some of them.
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -263,9 +262,10 @@ def check_lengths(source: str, phrases: str) -> None:
     Raises:
         errors.DataError: one has more lines.
     """
-    if not all(os.path.isfile(path) for path in (source, phrases)):
+    counts = files.line_counts((source, phrases))
+    if counts is None:
         return
-    wanted, given = (sum(1 for _ in files.read_lines(path)) for path in (source, phrases))
+    wanted, given = counts
     if wanted != given:
         relation = "more" if given > wanted else "fewer"
         raise errors.DataError(

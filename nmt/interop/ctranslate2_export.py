@@ -139,12 +139,7 @@ def _settings(
 
 def _left_out(decoding: schema.DecodingConfig) -> dict[str, Any]:
     """Returns the settings that make translations what they are, and that CTranslate2 lacks."""
-    left_out = {
-        name: getattr(decoding, name)
-        for name, field in schema.DecodingConfig.model_fields.items()
-        if name not in ctranslate2_folder.SAME_KEYS
-        and getattr(decoding, name) != field.get_default(call_default_factory=True)
-    }
+    left_out = ctranslate2_folder.unknown_settings(decoding)
     if decoding.length_penalty:
         left_out["length_penalty"] = decoding.length_penalty
     return left_out

@@ -27,7 +27,7 @@ DECODING_KEYS = (
     "beam_size", "length_penalty", "min_length", "max_length", "max_src_tokens", "batch_tokens",
 )  # fmt: skip
 # Those that need no default besides: they only bound the time, or are those of our own arithmetic.
-SAME_KEYS = frozenset({*DECODING_KEYS, "exact_stop", "precision", "max_length_ratio"})
+_KNOWN_KEYS = frozenset({*DECODING_KEYS, "exact_stop", "precision", "max_length_ratio"})
 _AGAIN = "Export the model again, or copy the folder again."
 
 
@@ -54,6 +54,16 @@ class Note:
     def decoding_config(self) -> schema.DecodingConfig:
         """Returns the settings as a section."""
         return schema.DecodingConfig.model_validate(dict(self.decoding))
+
+
+def unknown_settings(decoding: schema.DecodingConfig) -> dict[str, Any]:
+    """Returns the settings, other than their defaults, that CTranslate2 has none of."""
+    return {
+        name: getattr(decoding, name)
+        for name, field in schema.DecodingConfig.model_fields.items()
+        if name not in _KNOWN_KEYS
+        and getattr(decoding, name) != field.get_default(call_default_factory=True)
+    }
 
 
 def check_free(output: Path) -> None:

@@ -45,12 +45,8 @@ def check(config: schema.Config, path: Path) -> None:
         raise errors.UsageError("data: CTranslate2 sets no tags, which this model's sources have.")
     if config.data.valid_corpora[0].mono is not None:
         raise errors.UsageError("data.valid: CTranslate2 restores no damaged text.")
-    for name, field in schema.DecodingConfig.model_fields.items():
-        value = getattr(config.decoding, name)
-        if name not in ctranslate2_folder.SAME_KEYS and value != field.get_default(
-            call_default_factory=True
-        ):
-            raise errors.UsageError(f"decoding.{name}: CTranslate2 has none (given: {value}).")
+    for name, value in ctranslate2_folder.unknown_settings(config.decoding).items():
+        raise errors.UsageError(f"decoding.{name}: CTranslate2 has none (given: {value}).")
     ctranslate2_engine.check(config.decoding, 1, None)
 
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -218,6 +218,17 @@ def read_lines(path: Path | str, counter: DecodeCounter | None = None) -> Iterat
     with open_read(path) as stream, reading(str(path)):
         for raw in stream:
             yield decode_line(raw, counter)
+
+
+def line_counts(paths: Sequence[Path | str]) -> list[int] | None:
+    """Returns the lines of each file, or None where one can be read only once, such as a named pipe.
+
+    Raises:
+        errors.FileError: a file cannot be read, or is torn.
+    """
+    if not all(os.path.isfile(path) for path in paths):
+        return None
+    return [sum(1 for _ in read_lines(path)) for path in paths]
 
 
 def _explained(path: Path | str, action: str, error: OSError) -> errors.FileError:

@@ -1,6 +1,7 @@
 """Resume states: exact, whole, and never lost."""
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -48,6 +49,13 @@ def assert_same(found: resume.ResumeState | None, wanted: resume.ResumeState) ->
             assert found.tensors[stem][name].dtype == tensor.dtype
 
 
+def save_with_best(run_dir: Path, update: int, best: int | None) -> None:
+    """Saves a state that needs another one; two are kept."""
+    values = {**VALUES, "best": best}
+    found = dataclasses.replace(state(update), values=values)
+    resume.save(run_dir, found, keep=2, best_of=lambda values: values["best"])
+
+
 def names(run_dir: Path) -> list[str]:
     return sorted(os.listdir(run_dir / "checkpoints"))
 
@@ -76,7 +84,7 @@ def test_what_json_would_change_is_refused(tmp_path: Path, value: Any) -> None:
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for update in range(10, 60, 10):
-        resume.save(tmp_path, state(update), keep=2, best=20 if update >= 20 else None)
+        save_with_best(tmp_path, update, 20 if update >= 20 else None)
     assert resume.updates(tmp_path) == [20, 40, 50]
     assert names(tmp_path) == ["00000020", "00000040", "00000050"]
 
@@ -263,12 +271,12 @@ def test_a_moved_run_resumes(tmp_path: Path) -> None:
 
 def test_the_best_of_every_state_that_is_kept_stays(tmp_path: Path) -> None:
     for update in (10, 20, 30):
-        resume.save(tmp_path, state(update), keep=2, best=10)
-    resume.save(tmp_path, state(40), keep=2, best=40)
+        save_with_best(tmp_path, update, 10)
+    save_with_best(tmp_path, 40, 40)
     assert resume.updates(tmp_path) == [10, 30, 40], "30 may have to be gone on from"
-    resume.save(tmp_path, state(50), keep=2, best=40)
+    save_with_best(tmp_path, 50, 40)
     assert resume.updates(tmp_path) == [40, 50]
     # Of a damaged state nothing is known.
     (tmp_path / "checkpoints" / "00000050" / "state.json").write_text("{")
-    resume.save(tmp_path, state(60), keep=2, best=60)
+    save_with_best(tmp_path, 60, 60)
     assert resume.updates(tmp_path) == [50, 60]
