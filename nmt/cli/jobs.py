@@ -201,7 +201,7 @@ class Job:
         layout = self._layout(parts.model)
         updater = update.Updater(
             parts.model,
-            optimizers.build(training, parts.model),
+            optimizers.build(training, parts.model, self._group),
             self._arithmetic,
             smoothing=training.label_smoothing,
             divergence=training.rdrop_weight,

@@ -64,22 +64,7 @@ class Alignments:
         if src_owned is None or tgt_owned is None:
             return []
         found = set()
-        for text in line.split():
-            match = _LINK.fullmatch(text)
-            if match is None:
-                raise errors.DataError(
-                    f"{place}: wants pairs of words such as 0-0 1-2 (given: {text[:40]!r})."
-                )
-            src_word, tgt_word = int(match[1]), int(match[2])
-            for side, word, own in (
-                ("source", src_word, src_owned),
-                ("target", tgt_word, tgt_owned),
-            ):
-                if word >= len(own):
-                    raise errors.DataError(
-                        f"{place}: {side} word {word}, counted from 0, is not there: the line has "
-                        f"{len(own)} (given: {text}). Words are what stands between spaces."
-                    )
+        for src_word, tgt_word in _word_pairs(line, place, (len(src_owned), len(tgt_owned))):
             found |= {
                 cache.link(src, tgt) for src in src_owned[src_word] for tgt in tgt_owned[tgt_word]
             }
@@ -105,7 +90,7 @@ class Alignments:
         """
         pieces = self._tokenizers[side].vocab.pieces
         owners = words.words_of([pieces[token] for token in ids])
-        counts = [self._num_normalised(side, word) for word in _SPACES.split(text) if word]
+        counts = [self._num_normalised(side, word) for word in _raw_words(text)]
         if sum(counts) != max(owners, default=-1) + 1:
             return None
         word_of = [word for word, count in enumerate(counts) for _ in range(count)]
@@ -129,3 +114,50 @@ class Alignments:
                 f"{readers.describe(self._entry)}. Line n aligns pair n; it may be blank."
             )
         return found
+
+
+def check(texts: tuple[str, str], line: str, place: str) -> None:
+    """Finds out whether a line aligns words of a pair, for which no tokenizer is needed.
+
+    Args:
+        texts: source and target as they stand in the files.
+        line: their alignment as it is written.
+        place: of the line, for messages.
+
+    Raises:
+        errors.DataError: it is malformed, or names a word that is not there.
+    """
+    _word_pairs(line, place, (len(_raw_words(texts[0])), len(_raw_words(texts[1]))))
+
+
+def _word_pairs(line: str, place: str, num_words: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns source and target word of each link of a line.
+
+    Args:
+        line: as it is written.
+        place: of the line, for messages.
+        num_words: of source and target.
+
+    Raises:
+        errors.DataError: see `Alignments.links`.
+    """
+    found = []
+    for text in line.split():
+        match = _LINK.fullmatch(text)
+        if match is None:
+            raise errors.DataError(
+                f"{place}: wants pairs of words such as 0-0 1-2 (given: {text[:40]!r})."
+            )
+        linked = int(match[1]), int(match[2])
+        for side, word, num in zip(("source", "target"), linked, num_words, strict=True):
+            if word >= num:
+                raise errors.DataError(
+                    f"{place}: {side} word {word}, counted from 0, is not there: the line has "
+                    f"{num} (given: {text}). Words are what stands between spaces."
+                )
+        found.append(linked)
+    return found
+
+
+def _raw_words(text: str) -> list[str]:
+    return [word for word in _SPACES.split(text) if word]

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from nmt.data import findings, readers
+from nmt import errors
+from nmt.data import findings, linking, readers
 from nmt.runtime import files
 
 # Training pairs that are compared with one another at most: three numbers of 8 bytes for each.
@@ -303,6 +304,20 @@ def shared_pairs(surveys: Sequence[PairSurvey]) -> list[findings.Finding]:
             )
         before = torch.cat([before, hashes])
     return found
+
+
+def alignment_faults(entry: readers.Entry) -> list[findings.Finding]:
+    """Returns the first fault of the word alignments of a training corpus, if it has any.
+
+    Missing lines are not looked for: who counts the lines of all files finds them.
+    """
+    for pair, (line, place) in zip(_raw_pairs(entry), readers.iterate_links(entry), strict=False):
+        if pair is not None:
+            try:
+                linking.check((_text(pair[0]), _text(pair[1])), line, place)
+            except errors.DataError as error:
+                return [findings.of_error(place, error)]
+    return []
 
 
 def repeats(hashes: torch.Tensor) -> torch.Tensor:

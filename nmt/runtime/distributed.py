@@ -12,6 +12,7 @@ which the others know at once.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ PATIENCE = rendezvous.PATIENCE
 # How long a rank waits for what rank 0 does alone: to tokenise, to validate, to write.
 LONG_PATIENCE = datetime.timedelta(hours=12)
 
-# Gradients are summed in runs of about so many bytes: fewer, larger messages.
+# Tensors go to other ranks in runs of about so many bytes: fewer, larger messages.
 BUCKET_BYTES = 25 << 20
 
 
@@ -103,6 +104,17 @@ class Group(Protocol):
             errors.TrainingError: another rank has gone.
         """
 
+    def share(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
+        """Gives all ranks, in place, each tensor as its owner has it.
+
+        Args:
+            tensors: of the same shapes and types on each rank.
+            owners: a rank for each of them, the same everywhere.
+
+        Raises:
+            errors.TrainingError: another rank has gone.
+        """
+
 
 class Alone:
     """One process, which waits for nobody."""
@@ -128,6 +140,9 @@ class Alone:
         return [action()]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Leaves the tensors as they are."""
+
+    def share(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
         """Leaves the tensors as they are."""
 
 
@@ -197,15 +212,13 @@ class Ranks:
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """See `Group`."""
-        for bucket in _buckets(tensors):
-            if len(bucket) == 1 and bucket[0].is_contiguous():
-                self._all_reduce(bucket[0])
-                continue
-            flat = torch.cat([tensor.flatten() for tensor in bucket])
-            self._all_reduce(flat)
-            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        self._exchange(tensors, distributed.all_reduce)
+
+    def share(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
+        """See `Group`."""
+        for rank in range(self.size):
+            owned = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
+            self._exchange(owned, functools.partial(distributed.broadcast, src=rank))
 
     def close(self) -> None:
         """Waits until the others are here, too, and leaves them."""
@@ -257,9 +270,20 @@ class Ranks:
             distributed.broadcast(content, source, group=self._usual)
         return json.loads(content.numpy().tobytes())
 
-    def _all_reduce(self, tensor: torch.Tensor) -> None:
-        with self._lost():
-            distributed.all_reduce(tensor)
+    def _exchange(
+        self, tensors: Sequence[torch.Tensor], action: Callable[[torch.Tensor], Any]
+    ) -> None:
+        """Does with tensors what the action does with one, in place, and with fewer, larger messages."""
+        for bucket in _buckets(tensors):
+            is_one = len(bucket) == 1 and bucket[0].is_contiguous()
+            flat = bucket[0] if is_one else torch.cat([tensor.flatten() for tensor in bucket])
+            with self._lost():
+                action(flat)
+            if is_one:
+                continue
+            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     @contextlib.contextmanager
     def _lost(self, what: str = "has lost") -> Iterator[None]:

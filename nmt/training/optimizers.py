@@ -8,7 +8,8 @@ from torch import nn
 
 from nmt import errors
 from nmt.config import schema
-from nmt.training import layouts, selection
+from nmt.runtime import distributed
+from nmt.training import division, layouts, selection
 
 # How much of the rate of the update a group of parameters gets.
 FACTOR = "rate_factor"
@@ -40,7 +41,9 @@ class MuonWithAdamW:
 AnyOptimizer = torch.optim.Optimizer | MuonWithAdamW
 
 
-def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
+def build(
+    config: schema.TrainingConfig, model: nn.Module, group: distributed.Group | None = None
+) -> AnyOptimizer:
     """Returns the optimiser of a run, over the parameters that are not frozen.
 
     Weight decay (adamw and muon; Loshchilov and Hutter 2019) applies to matrices; norms, biases and
@@ -49,6 +52,7 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
     Args:
         config: optimiser, moments, decay, factors of the rate. The rate is set at each update.
         model: the model whose parameters are trained.
+        group: the ranks that share the work of a step where that pays, or None for this one alone.
 
     Raises:
         errors.ConfigError: a pattern of `rate_factors` names nothing; Muon has nothing to train, or
@@ -87,6 +91,7 @@ def build(config: schema.TrainingConfig, model: nn.Module) -> AnyOptimizer:
         weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
+    division.divide(muon, group or distributed.Alone())
     if not others:
         return muon
     return MuonWithAdamW(muon, torch.optim.AdamW(_decayed(others, factors, config), **settings))
@@ -118,13 +123,21 @@ def step(optimizer: AnyOptimizer, is_taken: torch.Tensor) -> None:
             part.found_inf = (~is_taken).float()  # type: ignore[attr-defined]
             part.step()
             del part.found_inf  # type: ignore[attr-defined]
-        else:
-            _step_and_undo(part, is_taken)
+        elif is_taken.device.type != "cpu":
+            step_and_undo(part, is_taken)
+        elif is_taken:
+            # Nothing is queued on a CPU, so that asking waits for nothing, and saves the copies.
+            part.step()
 
 
 @torch.no_grad()
-def _step_and_undo(optimizer: torch.optim.Optimizer, is_taken: torch.Tensor) -> None:
-    """Steps, then puts back what was there before if the step should not have been taken."""
+def step_and_undo(optimizer: torch.optim.Optimizer, is_taken: torch.Tensor) -> None:
+    """Steps, then puts back what was there before if the step should not have been taken.
+
+    Args:
+        optimizer: one whose kernels do not know steps that are not taken.
+        is_taken: bool, on the device.
+    """
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     before = [weight.clone() for weight in weights]
     states = {

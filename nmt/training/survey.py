@@ -136,6 +136,7 @@ class Survey:
                     watched=frozenset(watched),
                     held_out=others,
                 )
+                section.found += survey_pairs.alignment_faults(self._train[name])
         for name in self._train | self._held_out:
             if name in self._pairs:
                 _show_pairs(name, self._pairs[name], section)

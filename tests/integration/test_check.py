@@ -350,6 +350,34 @@ def test_what_the_model_cannot_do_is_found_before_training(setting, clean, nmt):
     assert not list(Path("run/checkpoints").glob("*")), "nothing was trained"
 
 
+def align(nmt: Callable[..., Any], lines: list[bytes]) -> Any:
+    put("links", lines)
+    train = "data.train=[{src: train.src, tgt: train.tgt, alignments: links}]"
+    guided = "training.guided_alignment_weight=0.1"
+    return nmt(*QUIET, "--set", train, "--set", guided)
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "text"),
+    [
+        (3, b"0-0 1:1", "links:3: wants pairs of words such as 0-0 1-2 (given: '1:1')"),
+        (120, b"0-0 6-5", "links:120: source word 6, counted from 0, is not there: the line has 6"),
+        (1, b"5-6", "links:1: target word 6, counted from 0, is not there: the line has 6"),
+    ],
+)
+def test_alignments_are_read_before_training(number, line, text, clean, nmt):
+    clean()
+    links = [b"0-0 5-5", b""] * 60
+    assert align(nmt, links).code == 0
+    links[number - 1] = line
+    done = align(nmt, links)
+    assert done.code == 1 and f"error: {text}" in done.text
+    # A missing line is found once, where lines are counted.
+    done = align(nmt, [b"0-0"] * 119)
+    assert done.code == 1 and done.text.count("error: ") == 1
+    assert "differ in their number of lines (120 and 119)" in done.text
+
+
 def test_a_folder_of_something_else_is_refused_as_training_does(clean, nmt):
     clean()
     Path("run").mkdir()

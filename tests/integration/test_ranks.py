@@ -28,6 +28,7 @@ def assert_same_losses(one: Any, other: Any) -> None:
     [
         ("transformer", {"average_checkpoints": 2}),
         ("rnn", {"optimizer": "adamw", "ema_decay": 0.9, "max_device_tokens": 8}),
+        ("transformer", {"optimizer": "muon"}),
     ],
 )
 def test_losses_are_those_of_one_process(family, settings, exact, nmt, ranks, open_run):
@@ -42,8 +43,11 @@ def test_losses_are_those_of_one_process(family, settings, exact, nmt, ranks, op
     assert open_run().updates("train") == open_run("three").updates("train")
 
 
-def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(exact, ranks, open_run) -> None:
-    exact("transformer", dropout=0.1, precision="auto")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(
+    optimizer, exact, ranks, open_run
+) -> None:
+    exact("transformer", dropout=0.1, precision="auto", optimizer=optimizer)
     ended = ranks(2, "whole")
     assert (ended.codes, ended.messages[1]) == ([0, 0], []), "rank 0 alone has something to say"
     for name, rank in (("log", 0), ("log.rank1", 1)):
@@ -65,8 +69,9 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(exact, ranks,
     assert open_run("run").metrics == open_run("whole").metrics
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(exact, nmt, ranks, open_run):
-    exact()
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_run_goes_on_with_another_number_of_ranks(optimizer, exact, nmt, ranks, open_run):
+    exact(optimizer=optimizer)
     assert nmt("train", "c.yaml", "--set", "run_dir=alone").code == 0
     assert ranks(3, "run", faults=[[2, 3, "KILL"]]).codes.count(1) == 2
     assert ranks(2, "run", faults=[[1, 5, "KILL"]]).codes == [1, -signal.SIGKILL]

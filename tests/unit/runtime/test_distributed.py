@@ -56,6 +56,14 @@ def summed():
     return [sorted(set(tensor.flatten().tolist())) for tensor in tensors]
 
 
+def shared():
+    # The last two of rank 1 fit a bucket together.
+    tensors = [torch.full((3,), float(group.rank)) for _ in range(4)]
+    tensors.append(torch.full((2, 3), float(group.rank)).T)
+    group.share(tensors, [2, 0, 1, 1, 2])
+    return [sorted(set(tensor.flatten().tolist())) for tensor in tensors]
+
+
 SIZES = [(3, torch.float32), (4, torch.float32), (2, torch.float64), (30, torch.float32)]
 with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))
@@ -73,6 +81,7 @@ for rank in range(3):
             "size": [group.rank, group.size, group.is_main],
             "meet": group.meet([rank, -rank, 0.1 + rank, float("inf")]),
             "sum": summed(),
+            "share": shared(),
             "main": group.on_main(lambda: {"from": rank, "text": "é"}),
             "turn": group.in_turn(lambda: rank),
             "together": outcome(lambda: group.together(fail_on(1, 2))),
@@ -122,6 +131,10 @@ def test_sums_are_those_of_all_ranks_whatever_the_bucket(found):
     assert of_all(found, "sum") == [[[111.0]] * 5] * 3
 
 
+def test_each_tensor_is_its_owners_everywhere(found):
+    assert of_all(found, "share") == [[[2.0], [0.0], [1.0], [1.0], [2.0]]] * 3
+
+
 def test_the_value_of_rank_0_comes_to_all(found):
     assert of_all(found, "main") == [{"from": 0, "text": "é"}] * 3
     assert of_all(found, "turn") == [0, 1, 2]
@@ -160,6 +173,7 @@ def test_alone_only_the_work_is_done():
     assert [do(lambda: 7) for do in (group.together, group.on_main, group.in_turn)] == [7, 7, 7]
     tensor = torch.ones(2)
     group.sum([tensor])
+    group.share([tensor], [0])
     assert tensor.tolist() == [1.0, 1.0]
     with pytest.raises(errors.DataError, match="own"):
         group.meet([], errors.DataError("own"))

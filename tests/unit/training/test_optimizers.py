@@ -276,3 +276,32 @@ def test_muon_alone_trains_where_only_matrices_are_left(training_config: MakeCon
     model = nn.Linear(3, 3, bias=False)
     optimizer = optimizers.build(training_config(optimizer="muon"), model)
     assert isinstance(optimizer, torch.optim.Muon)
+
+
+@pytest.mark.parametrize("num_before", [0, 2])
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_step_that_is_undone_leaves_no_trace(
+    training_config: MakeConfig, num_before: int, is_taken: bool
+) -> None:
+    config = training_config(optimizer="muon")
+    model, reference = Toy(), Toy()
+    built = [optimizers.build(config, one) for one in (model, reference)]
+    for number in range(num_before):
+        for one, optimizer in zip((model, reference), built, strict=True):
+            update(one, optimizer, number + 1)
+    generator = torch.Generator().manual_seed(9)
+    gradients = {n: torch.randn(p.shape, generator=generator) for n, p in model.named_parameters()}
+    for one, optimizer in zip((model, reference), built, strict=True):
+        for name, parameter in one.named_parameters():
+            parameter.grad = gradients[name] if is_taken else gradients[name] * float("nan")
+        for part in optimizers.parts(optimizer):
+            if one is model:
+                optimizers.step_and_undo(part, torch.tensor(is_taken))
+            elif is_taken:
+                part.step()
+    assert_equal(dict(model.named_parameters()), dict(reference.named_parameters()))
+    found, wanted = (optimizers.state_tensors(optimizer) for optimizer in built)
+    if num_before or is_taken:
+        assert_equal(found, wanted)
+    else:
+        assert not any(tensor.any() for tensor in found.values()), "all moments begin at zero"
