@@ -68,6 +68,7 @@ VARIANTS = {
     "sampling": "",
     "workers": "",
     "ranks": "",
+    "muon-ranks": "optimizer: muon",
 }
 # What some variants add to other sections.
 TOKENIZER = {"sampling": ", sampling: both", "workers": ", sampling: both"}

@@ -101,6 +101,10 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, to
             "Convert it with safetensors.torch.save_file where you trust it."
         )
     try:
+        if files.printable(str(path)) != str(path):
+            # safetensors opens no file whose name is not UTF-8.
+            found = safetensors.torch.load(path.read_bytes())
+            return {name: found[name].to(device, copy=True) for name in sorted(found)}
         with safetensors.safe_open(path, framework="pt", device="cpu") as archive:
             names = sorted(archive.keys())
             return {name: archive.get_tensor(name).to(device, copy=True) for name in names}

@@ -96,12 +96,7 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
     try:
         exported = ctranslate2_kept.find(paths[0])
     except (errors.ModelError, errors.UsageError) as error:
-        logger.warning(
-            "engine: nmt, since the one that `nmt optimize` chose cannot be used (%s). "
-            "Run `nmt optimize %s` again.",
-            str(error).rstrip("."),
-            paths[0],
-        )
+        _warn_of_engine(error, paths[0])
         return None
     if exported is None:
         return None
@@ -115,11 +110,23 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
             raise errors.UsageError("--nbest: lists of CTranslate2 may end elsewhere.")
         loading.set_up_threads(args.threads)
         engine = ctranslate2_kept.load(exported, decoding, args.batch_size)
+    except errors.ModelError as error:
+        _warn_of_engine(error, paths[0])
+        return None
     except errors.UsageError as error:
         logger.info("engine: nmt, not the one that `nmt optimize` chose (%s)", error)
         return None
     logger.info("engine: CTranslate2, which `nmt optimize` chose")
     return engine
+
+
+def _warn_of_engine(error: errors.NMTError, path: Path) -> None:
+    logger.warning(
+        "engine: nmt, since the one that `nmt optimize` chose cannot be used (%s). "
+        "Run `nmt optimize %s` again.",
+        str(error).rstrip("."),
+        path,
+    )
 
 
 def _decoding_flags(args: argparse.Namespace) -> dict[str, object]:

@@ -33,10 +33,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, chosen)
     # Before anything is translated: what is unknown, not installed or not there says so at once.
     request = _request(args, chosen)
-    if args.segments is not None and args.segments == args.output:
-        raise errors.UsageError(
-            f"--segments: is the file of --output, too (given: {args.output}). Name another one."
-        )
+    _check_outputs(args)
     counts = None
     if args.frequency_text is not None:
         counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
@@ -56,6 +53,22 @@ def run(args: argparse.Namespace) -> int:
     # In UTF-8 like all output, whatever the terminal is set to: intervals have a μ and a ±.
     sys.stdout.buffer.write(_encoded(_shown(args, found)))
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuses to write into a file that is read or written for something else, too."""
+    taken: dict[Path, str] = {}
+    for flag in ("hyp", "ref", "src", "frequency_text", "output", "segments"):
+        given = getattr(args, flag)
+        for name in [given] if isinstance(given, str) else given or []:
+            place = Path(name).resolve()
+            is_written = flag in {"output", "segments"}
+            # What is no file, such as /dev/stdout, takes from several.
+            if is_written and place in taken and not (place.exists() and not place.is_file()):
+                raise errors.UsageError(
+                    f"--{flag}: is the file of --{taken[place]}, too (given: {name}). Name another one."
+                )
+            taken[place] = flag.replace("_", "-")
 
 
 def _opened(path: str | None) -> contextlib.AbstractContextManager[BinaryIO | None]:

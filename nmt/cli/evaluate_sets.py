@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nmt import errors
 from nmt.config import schema
 from nmt.data import readers
-from nmt.runtime import files
+from nmt.runtime import files, locations
 
 if TYPE_CHECKING:
     from nmt.inference import translator
@@ -126,7 +126,7 @@ def lines(path: str) -> list[str]:
         errors.DataError: it has none.
     """
     counter = files.DecodeCounter()
-    found = list(files.read_lines(Path(path), counter))
+    found = list(files.read_lines(locations.location(path), counter))
     readers.warn_of_invalid({path: counter.num_invalid})
     if not found:
         raise errors.DataError(f"{path}: is empty: there is no line to score.")

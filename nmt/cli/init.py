@@ -13,7 +13,7 @@ import pydantic
 
 from nmt import errors
 from nmt.config import documents, families, loading, schema, sections
-from nmt.runtime import files
+from nmt.runtime import files, remote
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
         errors.DataError: the files are not parallel, or too short.
     """
     output = Path(args.output or "config.yaml")
+    for flag in ("src", "tgt", "valid_src", "valid_tgt"):
+        if remote.is_url(name := getattr(args, flag)):
+            raise errors.UsageError(
+                f"--{flag.replace('_', '-')}: wants a file of this machine, which is read several times "
+                f"(given: {name}). Fetch it, or name it in a configuration of your own."
+            )
     given = (Path(args.src), Path(args.tgt))
     _check_languages(args)
     if (args.valid_src is None) != (args.valid_tgt is None):

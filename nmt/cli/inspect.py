@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nmt.checkpoint import folder, resume
+from nmt.checkpoint import averaging, folder, resume
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.inference import loading
+from nmt.runtime import files
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
     path = loading.find_model([args.model] if args.model else None)[0]
     content = describe(path)
     if args.json:
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print(files.printable(json.dumps(content, indent=1, ensure_ascii=False)))
         return 0
     width = max(len(name) for name in content)
     for name, value in content.items():
-        print(f"{name:<{width}}  {value}")
+        print(files.printable(f"{name:<{width}}  {value}"))
     return 0
 
 
@@ -54,7 +55,7 @@ def describe(path: Path) -> dict[str, Any]:
         "update": manifest.update,
         "validation": dict(manifest.scores),
         "optimized": dict(manifest.optimized) or "not yet, see `nmt optimize`",
-        "checkpoints": resume.updates(path),
+        "checkpoints": sorted({*resume.updates(path), *averaging.snapshot_updates(path)}),
         "versions": dict(manifest.versions),
         "files": {name: entry.size for name, entry in manifest.files.items()},
     }

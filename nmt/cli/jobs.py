@@ -96,7 +96,8 @@ class Job:
         self, stored: resume.ResumeState | None, tokenizer_dir: Path, *, quiet: bool
     ) -> bool:
         group = self._group
-        self._held_out = group.on_main(lambda: self._held_out_fingerprint(stored))
+        known = stored.values.get("held_out") if stored is not None else None
+        self._held_out = group.on_main(lambda: preparation.check_held_out(self._config, known))
         parts = group.together(
             lambda: preparation.prepare(
                 self._config,
@@ -114,6 +115,8 @@ class Job:
         reporter = reporting.Reporter(sys.stderr, total, done, quiet=quiet or not group.is_main)
         with contextlib.closing(reporter), contextlib.closing(parts):
             trainer = group.together(lambda: self._trainer(parts, stored, reporter))
+            if group.on_main(lambda: self._mend_model(trainer)):
+                trainer.progress.forget_best()
             logger.info(
                 "training on %s in %s, %d threads%s",
                 self._arithmetic.device,
@@ -147,20 +150,6 @@ class Job:
         update = stored.update if stored is not None else 0
         names = self._config.training.loggers
         self._watchers = watching.Watchers(names, self._run_dir, settings, update)
-
-    def _held_out_fingerprint(self, stored: resume.ResumeState | None) -> str:
-        """Returns what changes when the validation corpora do: scores of others say nothing.
-
-        Raises:
-            errors.TrainingError: they are not those that the run was started with.
-        """
-        found = preparation.held_out_fingerprint(self._config)
-        if stored is not None and stored.values.get("held_out", found) != found:
-            raise errors.TrainingError(
-                f"{self._run_dir}: the validation corpus is not the one that the run was started with, so "
-                "its scores cannot be compared. Put it back to resume the run, or start anew with --fresh."
-            )
-        return found
 
     def _check_equal(self, parts: preparation.Parts, stored: resume.ResumeState | None) -> None:
         """Finds out whether all ranks begin with the same, to the bit, before anything is sharded."""
@@ -279,9 +268,7 @@ class Job:
             snapshot=self._snapshot,
             publish=self._publish,
             average=self._average,
-            best_weights=lambda number: tensors.to_publish(
-                resume.load(self._run_dir, number).tensors
-            ),
+            best_weights=self._best_weights,
             last_good=self._last_good,
             write_metrics=self._write_metrics,
             stop_requested=self._stop_requested,
@@ -291,6 +278,43 @@ class Job:
         assert self._metrics is not None, "rank 0 writes the metrics"
         self._metrics.write(json.dumps(line) + "\n")
         self._watchers.show(line)
+
+    def _best_weights(self, number: int) -> loop.Tensors | None:
+        """Returns the weights of a checkpoint; None where it is lost, and the model of the folder is it.
+
+        Raises:
+            errors.TrainingError: it is lost, and the model is another one.
+        """
+        try:
+            return tensors.to_publish(resume.load(self._run_dir, number).tensors)
+        except (errors.TrainingError, errors.ModelError, errors.FileError) as error:
+            if self._published() != number:
+                raise
+            logger.warning("%s The model of that update is in the folder, and stays.", error)
+            return None
+
+    def _published(self) -> int | None:
+        """Returns the update of the model in the folder, or None if it is damaged or not there."""
+        try:
+            return folder.verify(self._run_dir).update
+        except errors.ModelError:
+            return None
+
+    def _mend_model(self, trainer: loop.Trainer) -> bool:
+        """Publishes the best model again where a kill, a full disk or damage has left another, or none.
+
+        Returns:
+            Whether it is lost.
+        """
+        number = trainer.progress.best_update
+        if number < 0 or not trainer.beats_average() or self._published() == number:
+            return False
+        try:
+            trainer.publish_best()
+        except (errors.TrainingError, errors.ModelError) as error:
+            logger.warning("%s The next validation counts as the best one.", error)
+            return True
+        return False
 
     def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
         """Returns the newest state before the updates that were skipped."""

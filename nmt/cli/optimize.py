@@ -1,11 +1,12 @@
 """`nmt optimize`: measures how a model translates best on this processor, and notes it in its folder."""
 
 import argparse
+import collections
 import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nmt import errors
@@ -105,21 +106,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _learn(path: Path, config: schema.Config) -> shortlists.Shortlist:
-    """Returns the shortlist of the model's training data, its first `MAX_PAIRS` pairs."""
+    """Returns the shortlist of the model's training data: `MAX_PAIRS` pairs, of each corpus as many.
+
+    Raises:
+        errors.FileError: a corpus cannot be read.
+        errors.UsageError: the model has several languages, or its tokenizer has special pieces at the end.
+    """
+    if len(config.data.languages) > 1:
+        raise errors.UsageError(
+            "--shortlist: is for one target language (given: a model with "
+            f"{', '.join(config.data.languages)}). Leave it out."
+        )
+    texts = loading.load_texts(path)
+    ids = texts.tgt.vocab
+    if shortlists.num_special(ids) > shortlists.NUM_ALWAYS:
+        raise errors.UsageError(
+            "--shortlist: keeps the pieces up to the last special one, which in this tokenizer are "
+            f"{shortlists.num_special(ids):,} of {len(ids):,}. Leave it out."
+        )
     try:
         # What is restored from its own damage says nothing of translations.
         parallel = [entry for entry in config.data.train if entry.mono is None]
-        entries = (readers.read_pairs(entry) for entry in parallel)
-        pairs = list(itertools.islice(itertools.chain.from_iterable(entries), MAX_PAIRS))
+        pairs = list(itertools.islice(_in_turn(map(readers.read_pairs, parallel)), MAX_PAIRS))
     except errors.FileError as error:
         raise errors.FileError(
             f"{str(error).rstrip('.')}. A shortlist is learnt from the training data of the model. "
             "Put it back, or leave out --shortlist."
         ) from error
-    texts = loading.load_texts(path)
-    ids = _id_pairs(texts, [src for src, _ in pairs], [tgt for _, tgt in pairs])
-    logger.info("shortlist: learning from %d pairs", len(ids))
-    return shortlists.learn(ids, texts.src.vocab, texts.tgt.vocab)
+    id_pairs = _id_pairs(texts, [src for src, _ in pairs], [tgt for _, tgt in pairs])
+    logger.info("shortlist: learning from %d pairs", len(id_pairs))
+    return shortlists.learn(id_pairs, texts.src.vocab, texts.tgt.vocab)
+
+
+def _in_turn(corpora: Iterable[Iterator[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
+    """Yields a pair of each corpus, then another one of each, until all are at their ends."""
+    waiting = collections.deque(corpora)
+    while waiting:
+        pairs = waiting.popleft()
+        pair = next(pairs, None)
+        if pair is not None:
+            yield pair
+            waiting.append(pairs)
 
 
 def _id_pairs(

@@ -246,7 +246,7 @@ def _add_average(verb: argparse.ArgumentParser) -> None:
         "--checkpoints",
         type=values.positives,
         metavar="U1,U2,...",
-        help="average the checkpoints of these updates; `nmt inspect` lists them",
+        help="average the checkpoints or snapshots of these updates; `nmt inspect` lists them",
     )
     verb.add_argument(
         "--output", required=True, metavar="DIR", help="the new model folder, not there yet"

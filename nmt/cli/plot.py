@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
             name += "-"
         drawn.add(name)
         for style in styles:
-            content = picture.encode() if style == "svg" else pictures.to_png(picture)
+            content = (
+                files.printable(picture).encode() if style == "svg" else pictures.to_png(picture)
+            )
             with files.atomic_write(folder / f"{name}.{style}") as stream:
                 stream.write(content)
     logger.info("%d pictures: %s", len(drawn), folder)

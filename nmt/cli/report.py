@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     report_flags.check_use(args)
     # Opened before the work: a place that cannot be written to says so at once.
     with files.atomic_write(output) as stream:
-        stream.write(_made(args, style).encode())
+        stream.write(files.printable(_made(args, style)).encode())
     logger.info("report: %s", output)
     return 0
 
@@ -99,21 +99,36 @@ def _made(args: argparse.Namespace, style: str) -> str:
 def read(folders: Sequence[str]) -> list[Run]:
     """Returns what runs have left behind, under names that differ.
 
+    A run without events, and a model that no run has left, go along with others, and a warning says so.
+
     Raises:
-        errors.DataError: a file is torn, or there is no event.
-        errors.FileError: there is no such folder or no metrics.jsonl in it.
+        errors.DataError: a file is torn, or there is no event of any run.
+        errors.FileError: there is no such folder, or no metrics.jsonl in any.
     """
-    found = [_read(Path(folder)) for folder in folders]
+    missing: list[errors.NMTError] = []
+    found = [_read(Path(folder), missing) for folder in folders]
+    if len(missing) == len(found):
+        raise missing[0]
+    for error in missing:
+        logger.warning("%s", error)
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         found = [dataclasses.replace(one, name=str(one.folder)) for one in found]
     return found
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, missing: list[errors.NMTError]) -> Run:
+    """Returns what a run has left; adds the reason to what is missing if that is no event."""
     if not folder.is_dir():
         raise errors.FileError(f"{folder}: is no folder. Name the folder of a run.")
-    found = events.read(folder)
+    found = events.Events([], [], [])
+    try:
+        if (folder / events.NAME).exists():
+            found = events.read(folder)
+        else:
+            files.check_readable(folder / events.NAME)
+    except (events.NoEventError, errors.FileError) as error:
+        missing.append(error)
     return Run(folder.resolve().name, folder, found, _config(folder))
 
 

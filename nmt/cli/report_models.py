@@ -72,6 +72,8 @@ def sections(
             notes.append(documents.Text(f"{name}: {error}"))
             continue
         _check_lines(map_lines, len(pairs))
+        if (number := len(loaded.config.data.valid_corpora)) > 1:
+            notes.append(documents.Text(f"{name}: of {number} validation corpora, the first one."))
         try:
             known.append(_translated(name, loaded, pairs))
         except errors.NMTError as error:
@@ -232,6 +234,9 @@ def _attention(
 ) -> list[documents.Block]:
     blocks: list[documents.Block] = []
     for one in known:
+        if not one.loaded.model.attends:
+            blocks.append(documents.Text(f"{one.name}: has no attention."))
+            continue
         lengths = [len(found.tokens) for found in one.translations]
         # The first ones that are neither too short to be interesting nor too long to be read.
         shown = sorted(
@@ -241,9 +246,10 @@ def _attention(
             tokens = one.translations[place].tokens[:MAX_MAP_TOKENS]
             told = attention_maps.attention_of(one.loaded, one.sources[place], tokens)
             if told is None:
-                blocks.append(documents.Text(f"{one.name}: has no attention."))
-                break
+                blocks.append(documents.Text(f"{one.name}, line {place + 1:,}: is blank."))
+                continue
             columns, rows, values = told
+            columns, values = columns[:MAX_MAP_TOKENS], [row[:MAX_MAP_TOKENS] for row in values]
             blocks.append(
                 documents.HeatMap(f"{one.name}, line {place + 1:,}", columns, rows, values)
             )

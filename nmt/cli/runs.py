@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from nmt import errors
 from nmt.checkpoint import manifests
 from nmt.evaluation import events
-from nmt.runtime import locks
+from nmt.runtime import files, locks
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise errors.UsageError(f"{parent}: there is no run in it. `nmt train` makes one.")
     if args.json:
-        print(json.dumps([dataclasses.asdict(one) for one in found], indent=1, ensure_ascii=False))
+        text = json.dumps([dataclasses.asdict(one) for one in found], indent=1, ensure_ascii=False)
+        print(files.printable(text))
         return 0
     header = ["run", "state", "update", "best", "minutes", "MB", ""]
     for line in _aligned([header, *map(row, found)]):
-        # The name of a folder may be no UTF-8.
-        print(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        print(files.printable(line))
     return 0
 
 
@@ -184,10 +183,13 @@ def _best(validations: Sequence[events.Event]) -> str:
     best = [event for event in validations if event.get("is_best")][-1:]
     if not best:
         return ""
-    value = best[0].get("score", best[0].get("loss", math.nan))
+    value = best[0].get("score", best[0].get("loss"))
+    if value is None:
+        # JSON has no NaN.
+        return f"not finite at {best[0]['update']}"
     name = next((name for name in ("bleu", "chrf") if best[0].get(name) == value), "")
     loss = best[0].get("loss")
-    if not name and loss is not None and value is not None and abs(loss) == abs(value):
+    if not name and loss is not None and abs(loss) == abs(value):
         name, value = "loss", loss
     return f"{name or 'score'} {value:.2f} at {best[0]['update']}"
 

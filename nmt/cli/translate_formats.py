@@ -233,7 +233,6 @@ def with_constraints(
     """
     num_lines = 0
     for chunk in chunks:
-        is_first = not num_lines
         items: list[Item] = []
         for line in chunk:
             own = "" if phrases is None else next(phrases, None)
@@ -242,8 +241,6 @@ def with_constraints(
                     f"{place}: has fewer lines than the input. Each input line wants one, which "
                     "may be blank."
                 )
-            if is_first and not items:
-                line, own = line.removeprefix("\ufeff"), own.removeprefix("\ufeff")
             items.append([line, [phrase for phrase in own.split("\t") if phrase.strip()]])
         num_lines += len(chunk)
         yield items

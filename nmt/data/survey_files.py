@@ -124,8 +124,8 @@ class _Scan:
             return [findings.Finding("error", place, "looks like UTF-16, not UTF-8", advice)]
         found = []
         if self._has_mark:
-            what = "begins with a byte order mark, which becomes part of its first line"
-            advice = "Save it as UTF-8 without BOM."
+            what = "begins with a byte order mark, which is left out"
+            advice = "Other tools may take it for text: save the file as UTF-8 without BOM."
             found.append(findings.Finding("warning", place, what, advice, 1, line=1))
         for tally, what, advice in (
             (

@@ -7,6 +7,7 @@ overlap is exact.
 """
 
 import array
+import codecs
 import dataclasses
 import hashlib
 import json
@@ -346,7 +347,8 @@ def _raw_pairs(entry: readers.Entry) -> Iterator[tuple[bytes, bytes] | None]:
 
 def _raw_lines(path: readers.Place) -> Iterator[bytes]:
     with files.open_read(path) as stream, files.reading(str(path)):
-        yield from stream
+        for number, raw in enumerate(stream):
+            yield raw if number else raw.removeprefix(codecs.BOM_UTF8)
 
 
 def _tsv_pair(raw: bytes) -> tuple[bytes, bytes] | None:

@@ -66,8 +66,9 @@ def classes(kind: str, hypotheses: Sequence[str], texts: Texts) -> dict[str, lis
     if kind == "frequency":
         counts = texts.counts
         counts = word_counts(texts.references[0]) if counts is None else counts
+        # A blank reference has no rarest word, and is of no class.
         rarest = [
-            min((counts.get(word, 0) for word in line.split()), default=math.inf)
+            min((counts.get(word, 0) for word in line.split()), default=math.nan)
             for line in texts.references[0]
         ]
         return _classed(rarest, FREQUENCIES)

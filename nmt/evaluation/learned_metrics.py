@@ -52,7 +52,11 @@ class Comet(metric.OwnMetric):
 
     def fields(self) -> dict[str, str]:
         """Returns the settings for the signature."""
-        return {**super().fields(), "model": Path(str(self.settings.comet_model)).name}
+        name = str(self.settings.comet_model)
+        if Path(name).exists():
+            # Models are told apart by their folders: each file is called checkpoints/model.ckpt.
+            name = "/".join(Path(name).resolve().parts[-3:])
+        return {**super().fields(), "model": name.replace("|", "_")}
 
     def rows(
         self,

@@ -187,11 +187,22 @@ class LineMetric(OwnMetric):
         references: Sequence[Sequence[str]],
         sources: Sequence[str] | None = None,
     ) -> list[Row]:
-        """Returns for each line the counts against the reference that is best for it."""
+        """Returns for each line the counts against the reference that is best for it.
+
+        A blank reference beside others is there for want of another one, and is no base of a rate.
+        """
         best = min if self.is_error else max
+
+        def compared(wanted: Sequence[str]) -> Sequence[str]:
+            found = [line for line in wanted if line.strip()] if self.is_error else []
+            return found or wanted
+
         return [
             best(
-                (self.compare(self.cased(hypothesis), self.cased(line)) for line in wanted),
+                (
+                    self.compare(self.cased(hypothesis), self.cased(line))
+                    for line in compared(wanted)
+                ),
                 key=self.figure,
             )
             for hypothesis, *wanted in zip(hypotheses, *references, strict=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from nmt import errors
 from nmt.evaluation import metric
+from nmt.runtime import host
 
 # sacreBLEU's defaults.
 NUM_RESAMPLES = 1_000
@@ -55,10 +56,11 @@ def score(
         num_resamples: for the 95 % bootstrap interval; None for none.
 
     Raises:
-        errors.UsageError: the seed in the environment is no number.
+        errors.UsageError: the seed in the environment is no number, or memory is too small.
     """
     if num_resamples is None:
         return _score(judge, rows, judge.signature(num_refs, {}))
+    _check_memory(next(iter(rows), []), len(rows), num_resamples, 0)
     signature = judge.signature(num_refs, {"bs": str(num_resamples), "seed": seed()})
     return _with_interval(judge, rows, signature, num_resamples)
 
@@ -80,8 +82,10 @@ def compare(
         num_trials: of the approximate randomisation.
 
     Raises:
-        errors.UsageError: the seed in the environment is no number.
+        errors.UsageError: the seed in the environment is no number, or memory is too small.
     """
+    for rows in systems.values():
+        _check_memory(next(iter(rows), []), len(rows), num_resamples, num_trials)
     signature = judge.signature(
         num_refs, {"bs": str(num_resamples), "ar": str(num_trials), "seed": seed()}
     )
@@ -112,6 +116,19 @@ def seed() -> str:
             f"(given: {found!r})."
         )
     return found
+
+
+def _check_memory(row: metric.Row, num_lines: int, num_resamples: int, num_trials: int) -> None:
+    """Refuses tests that the system would end for want of memory: all draws are made at once."""
+    # An index of 8 bytes and the counts in float32; two masks of a byte, one of them in 8 bytes again.
+    by_bootstrap = num_resamples * num_lines * (8 + 4 * len(row))
+    by_randomisation = num_trials * num_lines * 10
+    wanted, total = max(by_bootstrap, by_randomisation), host.total_memory()
+    if total is not None and wanted > total:
+        raise errors.UsageError(
+            f"--resamples, --trials: {num_resamples:,} and {num_trials:,} of {num_lines:,} lines take "
+            f"about {wanted / 1e9:,.0f} GB of memory (there are {total / 1e9:,.0f}). Take fewer."
+        )
 
 
 def _score(judge: metric.Metric, rows: Sequence[metric.Row], signature: str) -> metric.Score:

@@ -1,6 +1,7 @@
 """ROUGE-1, -2 and -L; the package rouge-score computes them."""
 
 import re
+import unicodedata
 
 from nmt.evaluation import metric
 
@@ -8,7 +9,7 @@ _WORDS = re.compile(r"[^\W_]+")
 
 
 class _Words:
-    """Cuts a line into words of letters and digits, in lower case.
+    """Cuts a line into words of letters, their marks and digits, in lower case.
 
     On ASCII these are the words of rouge-score's own tokenizer, which drops every letter beyond a to z
     and would find nothing in most languages.
@@ -16,7 +17,16 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         """Returns the words."""
-        return _WORDS.findall(text.lower())
+        lowered = text.lower()
+        if not lowered.isascii():
+            # Vowel signs and accents on their own belong to the word, which `re` ends before them.
+            lowered = "".join(character if _is_part(character) else " " for character in lowered)
+            return lowered.split()
+        return _WORDS.findall(lowered)
+
+
+def _is_part(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character)[0] == "M"
 
 
 class Rouge1(metric.LineMetric):

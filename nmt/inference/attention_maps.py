@@ -14,17 +14,19 @@ def attention_of(
     """Returns source pieces, target pieces (EOS included in both) and a row of weights for each target.
 
     Args:
-        loaded: one model.
+        loaded: one model, which attends.
         source: a line.
         tokens: target ids, without BOS and EOS.
 
     Returns:
-        None where the model has no attention, or the source is blank.
+        None where the source is blank. One that is too long is cut as for a translation.
     """
     src, tgt = loaded.texts.src, loaded.texts.tgt
     (ids,) = loaded.texts.encode_sources([source])
-    if not loaded.model.attends or not ids or not source.strip():
+    if not ids or not source.strip():
         return None
+    limits = (loaded.config.decoding.max_src_tokens, loaded.model.max_src_positions)
+    ids = ids[: min(limit for limit in limits if limit is not None) - 1]
     device = loaded.arithmetic.device
     src_BS, mask_BS = batches.pad([torch.tensor([*ids, src.vocab.eos_id])], src.vocab.pad_id)
     tgt_in_BT = torch.tensor([[tgt.vocab.bos_id, *tokens]])

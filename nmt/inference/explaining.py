@@ -7,6 +7,9 @@ from nmt.inference import alignments, outcomes, requests, texts
 from nmt.search import forced
 from nmt.text import tokenizer, words
 
+# How SentencePiece writes a piece that it does not know.
+UNKNOWN = "\u2047"
+
 
 class Explainer:
     """Token scores, word alignments, and source words in place of unknown pieces."""
@@ -49,7 +52,7 @@ class Explainer:
         if decoding.alignments:
             # Unknown pieces are written as words of their own.
             pieces = [
-                " \u2047 " if token == vocab.unk_id else vocab.pieces[token]
+                f" {UNKNOWN} " if token == vocab.unk_id else vocab.pieces[token]
                 for token in found.tokens
             ]
             aligned = alignments.align(attention_TS, src_words, words.words_of(pieces))
@@ -57,7 +60,9 @@ class Explainer:
         if decoding.replace_unknown and vocab.unk_id in found.tokens:
             written = self._words(asked.text)
             best = alignments.best_sources(attention_TS, src_words)
-            text = self._replaced(found.tokens, [written[word] for word in best])
+            text = self._replaced(
+                found.tokens, [written[word] if word >= 0 else UNKNOWN for word in best]
+            )
             found = dataclasses.replace(found, text=text)
         return found
 

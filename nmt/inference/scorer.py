@@ -10,6 +10,7 @@ from nmt.data import batches
 from nmt.inference import translator
 from nmt.models import base
 from nmt.runtime import device as devices
+from nmt.runtime import memory
 from nmt.search import selection
 from nmt.search import settings as search_settings
 
@@ -114,7 +115,7 @@ class Scorer:
             while end < len(order) and self._fits(order[begin : end + 1], sources, targets):
                 end += 1
             chosen = order[begin:end]
-            found = self._score([sources[i] for i in chosen], [targets[i] for i in chosen])
+            found = self._scored([sources[i] for i in chosen], [targets[i] for i in chosen])
             results.update(zip(chosen, found, strict=True))
             begin = end
         return [results[index] for index in range(len(targets))]
@@ -137,6 +138,23 @@ class Scorer:
             min(longest_src, self._model.max_src_positions or longest_src) - 1,
             min(longest_tgt, self._model.max_tgt_positions or longest_tgt) - 1,
         )
+
+    def _scored(
+        self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
+    ) -> list[PairScore]:
+        """Returns the scores of one batch, made in smaller ones where that does not fit in memory."""
+        try:
+            return self._score(sources, targets)
+        except (RuntimeError, MemoryError) as error:
+            if len(sources) == 1 or not memory.is_exhausted(error):
+                raise
+        # Only here, where the error no longer holds what was there.
+        memory.give_back(self._arithmetic.device)
+        middle = len(sources) // 2
+        return [
+            *self._scored(sources[:middle], targets[:middle]),
+            *self._scored(sources[middle:], targets[middle:]),
+        ]
 
     @torch.inference_mode()
     def _score(

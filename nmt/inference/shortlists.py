@@ -5,7 +5,7 @@ For each source token the targets that translate it best, by the lexical probabi
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -73,6 +73,11 @@ class Shortlist:
         )
 
 
+def num_special(tgt: vocabularies.Vocab) -> int:
+    """Returns how many of the first ids have to be allowed, so that the special ones are among them."""
+    return max(tgt.unk_id, tgt.bos_id, tgt.eos_id, tgt.pad_id) + 1
+
+
 def learn(pairs: IdPairs, src: vocabularies.Vocab, tgt: vocabularies.Vocab) -> Shortlist:
     """Returns the shortlist of a corpus.
 
@@ -85,7 +90,7 @@ def learn(pairs: IdPairs, src: vocabularies.Vocab, tgt: vocabularies.Vocab) -> S
     counts_V = torch.zeros(len(tgt), dtype=torch.int64)
     for _, ids in kept:
         counts_V.index_add_(0, torch.tensor(ids), torch.ones(len(ids), dtype=torch.int64))
-    special = max(tgt.unk_id, tgt.bos_id, tgt.eos_id, tgt.pad_id) + 1
+    special = num_special(tgt)
     frequent = counts_V.topk(min(NUM_ALWAYS, len(tgt))).indices
     always = _unique(torch.cat([torch.arange(special), frequent]))
     keys, probabilities = _model_1(kept, len(tgt))
@@ -104,19 +109,21 @@ def learn(pairs: IdPairs, src: vocabularies.Vocab, tgt: vocabularies.Vocab) -> S
 
 def _model_1(pairs: IdPairs, num_targets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ascending keys source * V + target of pairs that meet, and p(target | source)."""
-    chunks = [
-        _meetings(pairs[begin : begin + CHUNK_PAIRS], num_targets)
-        for begin in range(0, len(pairs), CHUNK_PAIRS)
-    ]
-    if not chunks:
+    if not pairs:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    keys = _unique(torch.cat([_unique(chunk) for chunk, _ in chunks]))
+
+    def chunks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # Made anew in each iteration: all together they would take gigabytes.
+        for begin in range(0, len(pairs), CHUNK_PAIRS):
+            yield _meetings(pairs[begin : begin + CHUNK_PAIRS], num_targets)
+
+    keys = _unique(torch.cat([_unique(chunk) for chunk, _ in chunks()]))
     sources = keys // num_targets
     num_sources = int(sources.max()) + 1
     probabilities = torch.ones(len(keys))
     for _ in range(ITERATIONS):
         counts = torch.zeros(len(keys))
-        for meeting_keys, target_places in chunks:
+        for meeting_keys, target_places in chunks():
             places = torch.searchsorted(keys, meeting_keys)
             found = probabilities[places]
             # Each target token is shared among the source tokens of its sentence.

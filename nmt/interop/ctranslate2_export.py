@@ -77,14 +77,18 @@ def export(run_dir: Path, output: Path, quantization: str, lines: Sequence[str])
     """
     ctranslate2_folder.check_free(output)
     package = ctranslate2_spec.package()
+    manifest = folder.verify(run_dir)
     loaded = loading.load(run_dir, device="cpu", precision="fp32")
+    if folder.verify(run_dir).files != manifest.files:
+        raise errors.ModelError(
+            f"{run_dir}: the model changed while it was read. Try again, or export a copy of the folder."
+        )
     model, config = loaded.model, loaded.config
     vocabs = (loaded.texts.src.vocab, loaded.texts.tgt.vocab)
     ctranslate2_spec.check(config.model, *vocabs)
     assert isinstance(model, seq2seq.Seq2Seq), "one folder is one model"
     decoding, positions, rows = _settings(config)
     spec = ctranslate2_spec.build(model, config.model, vocabs, rows)
-    manifest = folder.verify(run_dir)
     with ctranslate2_folder.unfinished(output, run_dir) as path:
         try:
             spec.validate()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import platform
 import re
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from nmt import errors
+from nmt.runtime import host
 
 logger = logging.getLogger(__name__)
 
@@ -232,10 +232,7 @@ def total_memory(device: torch.device) -> int | None:
     """Returns the memory in bytes that there is, or None where that is not known."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+    return host.total_memory()
 
 
 def wait(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Opening files of every kind, lines as the toolkit understands them, and atomic replacement."""
 
+import codecs
 import contextlib
 import dataclasses
 import errno
@@ -54,6 +55,11 @@ def decode_line(raw: bytes, counter: DecodeCounter) -> str:
     except UnicodeDecodeError:
         counter.num_invalid += 1
         return raw.decode("utf-8", errors="replace")
+
+
+def printable(text: str) -> str:
+    """Returns a text without the bytes of names of files that are no UTF-8, which none can write."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def check_readable(path: Path | str) -> None:
@@ -207,6 +213,8 @@ def reading(place: str) -> Iterator[None]:
 def read_lines(path: Path | str, counter: DecodeCounter | None = None) -> Iterator[str]:
     """Yields the lines of a file, decompressed and decoded; see `decode_line`.
 
+    A byte order mark, which some editors put before UTF-8, is left out.
+
     Args:
         path: plain, `.gz`, `.xz` or `.zst`.
         counter: counts lines that were not valid UTF-8.
@@ -216,8 +224,8 @@ def read_lines(path: Path | str, counter: DecodeCounter | None = None) -> Iterat
     """
     counter = counter if counter is not None else DecodeCounter()
     with open_read(path) as stream, reading(str(path)):
-        for raw in stream:
-            yield decode_line(raw, counter)
+        for number, raw in enumerate(stream):
+            yield decode_line(raw if number else raw.removeprefix(codecs.BOM_UTF8), counter)
 
 
 def line_counts(paths: Sequence[Path | str]) -> list[int] | None:

@@ -1,5 +1,6 @@
 """The two ends of `nmt translate`: lines from a pipe as they arrive, lines out when ready."""
 
+import codecs
 import io
 import os
 import select
@@ -35,6 +36,8 @@ class LineReader:
     def chunks(self, max_lines: int) -> Iterator[list[str]]:
         """Yields lists of at most `max_lines` lines, each as soon as no more input is ready.
 
+        A byte order mark before the first line is left out, as in files (`files.read_lines`).
+
         Args:
             max_lines: at least 1.
 
@@ -44,7 +47,7 @@ class LineReader:
         assert max_lines >= 1, "a chunk has room for a line"
         ready: list[str] = []
         partial: list[bytes] = []  # the line under way, in pieces: joining once keeps it linear
-        while block := self._read():
+        for block in self._blocks():
             *complete, rest = block.split(b"\n")
             for piece in complete:
                 partial.append(piece)
@@ -63,6 +66,19 @@ class LineReader:
             ready.append(files.decode_line(b"".join(partial), self._counter))
         if ready:
             yield ready
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yields what is read, without a byte order mark, which a pipe may bring in pieces."""
+        begun: bytes | None = b""
+        while block := self._read():
+            if begun is not None:
+                begun += block
+                if len(begun) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(begun):
+                    continue
+                block, begun = begun.removeprefix(codecs.BOM_UTF8), None
+            yield block
+        if begun:
+            yield begun
 
     def _read(self) -> bytes:
         with files.reading(self._place):

@@ -47,7 +47,7 @@ class Hooks:
         snapshot: keeps weights for averaging.
         publish: makes these weights, of this update and with these scores, the model of the run.
         average: returns the mean of the kept weights, or None if there are fewer than two.
-        best_weights: returns the weights of the best update.
+        best_weights: returns the weights of the best update; None if the published model alone has them.
         last_good: returns progress and tensors of the newest state that no skipped update led up to,
             and forgets what came after it.
         write_metrics: appends a line to the metrics.
@@ -59,7 +59,7 @@ class Hooks:
     snapshot: Callable[[int, Tensors], None]
     publish: Callable[[int, Tensors, dict[str, float]], None]
     average: Callable[[], Tensors | None]
-    best_weights: Callable[[int], Tensors]
+    best_weights: Callable[[int], Tensors | None]
     last_good: Callable[[], tuple[dict[str, Any], dict[str, Tensors]]]
     write_metrics: Callable[[dict[str, Any]], None]
     stop_requested: Callable[[], bool]
@@ -186,8 +186,8 @@ class Trainer:
         is_best = self._validate() if is_validated else False
         if is_best or is_saved:
             self._save()
-        if is_best and self._beats_average():
-            self._group.on_main(self._publish_best)
+        if is_best and self.beats_average():
+            self._group.on_main(self.publish_best)
 
     def _updated(self, batch: batches.Batch, rate: float, seed: int) -> update.UpdateResult:
         """Updates the weights; if that cannot be, nothing that was trained is lost."""
@@ -343,11 +343,13 @@ class Trainer:
         tensors = self.tensors()
         self._group.on_main(lambda: self._hooks.save(self.progress, tensors))
 
-    def _publish_best(self) -> None:
+    def publish_best(self) -> None:
+        """Makes the best weights so far the model of the folder; rank 0 alone does it."""
         state = self.progress
         weights = self._hooks.best_weights(state.best_update)
-        score = {str(self._config.best_metric): _as_shown(state.best_score, self._config)}
-        self._hooks.publish(state.best_update, weights, score)
+        if weights is not None:
+            shown = progress.as_shown(state.best_score, self._config)
+            self._hooks.publish(state.best_update, weights, {str(self._config.best_metric): shown})
 
     def _finish(self) -> None:
         """Validates, averages, publishes the better of best and average, and marks the end."""
@@ -360,14 +362,14 @@ class Trainer:
         state.finished = True
         self._save()
 
-    def _beats_average(self) -> bool:
+    def beats_average(self) -> bool:
         """Returns whether the best weights are better than averaged ones that an earlier end published."""
         best, average = self.progress.best_score, self.progress.average_score
         return average is None or (best is not None and best > average)
 
     def _publish_better(self) -> None:
-        if self._beats_average():
-            self._publish_best()
+        if self.beats_average():
+            self.publish_best()
         average = self._hooks.average() if self._config.average_checkpoints > 1 else None
         if average is not None:
             self._try_average(average)
@@ -381,20 +383,13 @@ class Trainer:
         logger.info(
             "average of the last validations: %s %.2f, best single one %.2f: %s",
             self._config.best_metric,
-            _as_shown(scores["score"], self._config),
-            _as_shown(state.best_score, self._config),
+            progress.as_shown(scores["score"], self._config),
+            progress.as_shown(state.best_score, self._config),
             "taken" if wins else "not taken",
         )
         line = {"event": "average", "update": state.update, **scores, "is_taken": wins}
         self._hooks.write_metrics(reporting.writable({**line, "seconds": state.seconds}))
         if wins:
             state.average_score = scores["score"]
-            shown = _as_shown(scores["score"], self._config)
+            shown = progress.as_shown(scores["score"], self._config)
             self._hooks.publish(state.update, average, {str(self._config.best_metric): shown})
-
-
-def _as_shown(score: float | None, config: schema.TrainingConfig) -> float:
-    """Returns a score as users know it: a loss is positive again."""
-    if score is None:
-        return math.nan
-    return -score if config.best_metric == "loss" else score

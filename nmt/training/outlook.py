@@ -3,15 +3,16 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from nmt import errors
 from nmt.checkpoint import folder, manifests, resume
 from nmt.config import loading, schema
-from nmt.data import findings
+from nmt.data import filters, findings
 from nmt.evaluation import events
 from nmt.runtime import locks
-from nmt.training import progress
+from nmt.training import preparation, progress
 
 # Weights, and the two moments of Adam, in the arithmetic of the weights.
 TENSORS_OF_STATE = 3
@@ -31,11 +32,13 @@ class RunOutlook:
         action: `start`, `resume`, `finished`, or `refused`.
         update: updates that are done.
         found: what stands in the way.
+        corpora: fingerprints of the corpora that the run was started with, by what the state calls them.
     """
 
     action: str
     update: int
     found: list[findings.Finding]
+    corpora: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def look_at_run(config: schema.Config) -> RunOutlook:
@@ -66,7 +69,37 @@ def look_at_run(config: schema.Config) -> RunOutlook:
         return RunOutlook("refused", stored.update, found)
     state = progress.Progress.from_json(stored.values["progress"])
     is_over = state.finished and progress.reached_limit(state, config.training) is not None
-    return RunOutlook("finished" if is_over else "resume", stored.update, found)
+    corpora: dict[str, str] = {
+        name: stored.values[name] for name in ("fingerprint", "held_out") if name in stored.values
+    }
+    return RunOutlook("finished" if is_over else "resume", stored.update, found, corpora)
+
+
+def compare_corpora(
+    run: RunOutlook,
+    config: schema.Config,
+    tokenizer_dir: Path,
+    kept: filters.PairFilter,
+    num_pieces: int,
+) -> RunOutlook:
+    """Returns what is left of the outlook once the corpora are compared with those of the run so far.
+
+    Args:
+        run: what the folder alone says.
+        config: the whole configuration.
+        tokenizer_dir: the tokenizers of the run.
+        kept: which pairs are.
+        num_pieces: of the larger vocabulary.
+    """
+    if not run.corpora:
+        return run
+    try:
+        preparation.identify(config, tokenizer_dir, kept, num_pieces, run.corpora["fingerprint"])
+        preparation.check_held_out(config, run.corpora.get("held_out"))
+    except errors.NMTError as error:
+        found = [*run.found, findings.of_error(config.run_dir, error)]
+        return dataclasses.replace(run, action="refused", found=found)
+    return run
 
 
 def earlier_config(config: schema.Config) -> schema.Config | None:

@@ -111,6 +111,26 @@ def held_out_fingerprint(config: schema.Config) -> str:
     return hashlib.sha256("".join(map(locations.fingerprint, paths)).encode()).hexdigest()
 
 
+def check_held_out(config: schema.Config, known: str | None) -> str:
+    """Returns what changes when the validation corpora do: scores of others say nothing.
+
+    Args:
+        config: the whole configuration.
+        known: what it was when the run was started, or None if nobody knows.
+
+    Raises:
+        errors.FileError: a file cannot be read, or only once.
+        errors.TrainingError: they are not those that the run was started with.
+    """
+    found = held_out_fingerprint(config)
+    if known not in {None, found}:
+        raise errors.TrainingError(
+            f"{config.run_dir}: the validation corpus is not the one that the run was started with, so "
+            "its scores cannot be compared. Put it back to resume the run, or start anew with --fresh."
+        )
+    return found
+
+
 def prepare(
     config: schema.Config,
     folder: Path,
@@ -190,16 +210,26 @@ def prepare(
     return Parts(model, loader, src_tokenizer, tgt_tokenizer, data)
 
 
-def _open_corpus(
+def identify(
     config: schema.Config,
     tokenizer_dir: Path,
     kept: filters.PairFilter,
     num_pieces: int,
-    *,
-    fingerprint: str | None,
-    fills: bool,
-) -> corpus.MappedCorpus:
-    """Returns the training corpus from its token cache; see `prepare`."""
+    known: str | None,
+) -> tuple[tuple[filler.Entry, ...], cache.Layout, str]:
+    """Returns the training corpora, how their tokens are kept, and what they are known by.
+
+    Args:
+        config: the whole configuration.
+        tokenizer_dir: `tokenizer/` of the run.
+        kept: which pairs are.
+        num_pieces: of the larger vocabulary.
+        known: what they were known by when the run was started, or None for a run that begins.
+
+    Raises:
+        errors.FileError: a file cannot be read.
+        errors.TrainingError: they are others.
+    """
     entries = tuple(
         filler.Entry(
             src=entry.src,
@@ -218,11 +248,25 @@ def _open_corpus(
         has_links=config.training.guided_alignment_weight > 0,
     )
     key = cache.key_of(entries, tokenizer_dir, kept, layout)
-    if fingerprint not in {None, key}:
+    if known not in {None, key}:
         raise errors.TrainingError(
             f"{config.run_dir}: the training corpora are not those that the run was started "
             "with. Put the files back to resume it, or start anew with --fresh."
         )
+    return entries, layout, key
+
+
+def _open_corpus(
+    config: schema.Config,
+    tokenizer_dir: Path,
+    kept: filters.PairFilter,
+    num_pieces: int,
+    *,
+    fingerprint: str | None,
+    fills: bool,
+) -> corpus.MappedCorpus:
+    """Returns the training corpus from its token cache; see `prepare`."""
+    entries, layout, key = identify(config, tokenizer_dir, kept, num_pieces, fingerprint)
     if config.data.cache_dir is None:
         parent = tokenizer_dir.parent / "cache"
         if fills:

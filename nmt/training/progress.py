@@ -110,6 +110,10 @@ class Progress:
             self.bad_for_plateau = 0
         return False
 
+    def forget_best(self) -> None:
+        """Makes the next validation the best one, since the weights of the best so far are lost."""
+        self.best_score, self.best_update, self.validated_update = None, -1, -1
+
 
 def reached_limit(progress: Progress, config: schema.TrainingConfig) -> str | None:
     """Returns which limit the run has reached, in words, or None; whichever comes first counts."""
@@ -146,3 +150,10 @@ def share_done(progress: Progress, config: schema.TrainingConfig, epoch_batches:
     if config.max_minutes is not None:
         shares.append(progress.seconds / (60.0 * config.max_minutes))
     return min(max(shares), 1.0)
+
+
+def as_shown(score: float | None, config: schema.TrainingConfig) -> float:
+    """Returns a score as users know it: a loss is positive again."""
+    if score is None:
+        return math.nan
+    return -score if config.best_metric == "loss" else score

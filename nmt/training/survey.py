@@ -186,6 +186,9 @@ class Survey:
             yield section
             return
         limits = preparation.pair_filter(self._config, model)
+        self._outlook = outlook.compare_corpora(
+            self._outlook, self._config, made, limits, max(num_src, num_tgt)
+        )
         surveys = {
             name: survey_tokens.survey_tokens(
                 self._kept(name), tokenizers[0], tokenizers[1], limits, ids

@@ -89,8 +89,7 @@ FAULTS: dict[str, tuple[Callable[[], object], int, str]] = {
     "BOM": (
         lambda: replace("train.src", 1, b"\xef\xbb\xbf" + lines_of("train.src")[0]),
         0,
-        "warning: train.src: begins with a byte order mark, which becomes part of its first line "
-        "(1, line 1).",
+        "warning: train.src: begins with a byte order mark, which is left out (1, line 1).",
     ),
     "invalid UTF-8": (
         lambda: [replace("train.tgt", n, b"bax \xff dex kix lox mux nax") for n in (7, 9)],
@@ -376,6 +375,21 @@ def test_alignments_are_read_before_training(number, line, text, clean, nmt):
     done = align(nmt, [b"0-0"] * 119)
     assert done.code == 1 and done.text.count("error: ") == 1
     assert "differ in their number of lines (120 and 119)" in done.text
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_a_corpus_that_changed_since_is_found_as_training_finds_it(name, clean, nmt):
+    clean(training={"max_updates": 2})
+    assert nmt("train", "c.yaml").code == 0
+    more = ("--set", "training.max_updates=4")
+    assert "would go on from update 2" in nmt("check", "c.yaml", "--no-probe", *more).text
+    replace(f"{name}.src", 7, b"lo lo lo lo lo lo")
+    refused = nmt("train", "c.yaml", *more)
+    assert refused.code == 1
+    done = nmt("check", "c.yaml", "--no-probe", *more)
+    assert done.code == 1 and "`nmt train` would refuse to start there" in done.text
+    (line,) = [line for line in done.text.splitlines() if "error: run: " in line]
+    assert line.removeprefix("error: ") in refused.err
 
 
 def test_a_folder_of_something_else_is_refused_as_training_does(clean, nmt):

@@ -37,6 +37,24 @@ def test_one_file_is_not_asked_for_twice(nmt):
         2, "--segments: is the file of"
     )
     nmt("evaluate", "--hyp", "h", "--ref", "h", "--no-shortlist").assert_refused(2, "--shortlist")
+    for flags, text in (
+        (
+            ["--segments", "./x", "--output", str(Path("x").resolve())],
+            "--segments: is the file of --o",
+        ),
+        (["--segments", "./ref"], "--segments: is the file of --ref, too"),
+        (["--segments", "a", "--src", "src"], "--segments: is the file of --hyp, too"),
+    ):
+        nmt("evaluate", "--hyp", "a", "--ref", "ref", *flags).assert_refused(2, text)
+    assert Path("ref").read_text().splitlines() == REFERENCES
+    assert nmt("evaluate", "--hyp", "a", "--ref", "ref", "--segments", "/dev/stdout").code == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(nmt):
+    Path("marked").write_text(Path("a").read_text(), encoding="utf-8-sig")
+    wanted = nmt("evaluate", "--hyp", "a", "--ref", "ref")
+    done = nmt("evaluate", "--hyp", "marked", "--ref", "ref")
+    assert done.out == wanted.out
 
 
 def test_lines_with_intervals_are_those_of_the_sacrebleu_command(nmt, monkeypatch):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from nmt import errors
 from nmt.checkpoint import folder, resume
+from nmt.cli import jobs
 from nmt.runtime import seeds
-from nmt.training import update
+from nmt.training import loop, progress, update
 
 INTERVALS = {"logging_interval": 1, "validation_interval": 3, "checkpoint_interval": 2}
 SETTINGS = INTERVALS | {"max_updates": 6, "best_metric": "loss", "max_skipped_updates": 2}
@@ -147,3 +149,80 @@ def test_batches_are_cut_to_a_real_limit_of_memory(precision, mode, configure, o
     lines = [line for line in open_run().metrics if line["event"] == "memory"]
     assert lines, "memory was plentiful"
     assert lines[0]["update"] == (0 if mode == "auto" else 1)
+
+
+@pytest.fixture
+def extended(configure, nmt, monkeypatch):
+    """A run that may go on, and a function that resumes it and stops before its next update."""
+    configure("transformer", training=SETTINGS | {"checkpoint_interval": 1})
+    assert nmt("train", "c.yaml").code == 0
+
+    def resume_only():
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Trainer, "run", lambda trainer: False)
+            return nmt("train", "c.yaml", "--set", "training.max_updates=9")
+
+    return resume_only
+
+
+@pytest.mark.parametrize("fault", ["torn", "missing", "older"])
+def test_a_resumed_run_puts_its_best_model_back(fault, extended, open_run):
+    wanted, path = open_run().sha256, Path("run/model.safetensors")
+    if fault == "torn":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif fault == "missing":
+        Path("run/manifest.json").unlink()
+    else:
+        # As after a kill between a checkpoint and the model that it is the best of.
+        model = folder.read(Path("run"))
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in model.tensors.items()}
+        folder.publish(
+            Path("run"), config_text=model.config_text, tensors=zeros, scores={}, update=1
+        )
+        assert open_run().sha256 != wanted
+    extended()
+    assert folder.verify(Path("run")).update == 6
+    assert open_run().sha256 == wanted
+
+
+def test_a_run_whose_best_checkpoint_is_lost_keeps_its_model_or_finds_another(
+    extended, nmt, open_run
+):
+    state = resume.latest(Path("run")).values["progress"]
+    assert state["best_update"] == 6, "the loss falls"
+    original = jobs.Job._best_weights
+
+    def lost(job, number):
+        with pytest.MonkeyPatch.context() as patch:
+            if number == 6:
+                message = "run/checkpoints/00000006/state.json: missing."
+                patch.setattr(jobs.resume, "load", _raise(errors.TrainingError(message)))
+            return original(job, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.Job, "_best_weights", lost)
+        # Nothing is better than what is published, and the checkpoint that it came from is gone.
+        patch.setattr(progress.Progress, "take_score", _never_better)
+        done = nmt("train", "c.yaml", "--set", "training.max_updates=7")
+    assert done.code == 0, done.err
+    assert folder.verify(Path("run")).update == 6
+    assert any("and stays" in line for line in done.messages)
+    Path("run/manifest.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.Job, "_best_weights", lost)
+        done = nmt("train", "c.yaml", "--set", "training.max_updates=8")
+    assert done.code == 0, done.err
+    assert any("next validation counts as the best" in line for line in done.messages)
+    assert folder.verify(Path("run")).update == 8
+
+
+def _never_better(state, score, config):
+    state.validated_update = state.update
+    return False
+
+
+def _raise(error):
+    def action(*args, **kwargs):
+        raise error
+
+    return action

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nmt import errors
 from nmt.checkpoint import folder
-from nmt.inference import optimizing
+from nmt.cli import optimize
+from nmt.inference import optimizing, shortlists
 from nmt.interop import ctranslate2_engine
 from nmt.runtime import locks
 from nmt.search import narrowed
@@ -295,3 +297,53 @@ def test_a_model_that_it_cannot_represent_leaves_it_out(configure, nmt):
     configure("rnn", training=SHORT)
     assert nmt("train", "c.yaml").code == 0
     assert "ctranslate2: left out (model.encoder.type" in nmt("optimize", "run").err
+
+
+def test_a_shortlist_is_learnt_from_every_corpus(run, nmt, monkeypatch):
+    for side in ("src", "tgt"):
+        Path(f"more.{side}").write_text("".join(f"{line}\n" for line in ["lo"] * 40))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["train"].append({"src": "more.src", "tgt": "more.tgt"})
+    model = folder.read(run)
+    folder.publish(
+        run, config_text=yaml.safe_dump(config), tensors=model.tensors, scores={}, update=2
+    )
+    monkeypatch.setattr(optimize, "MAX_PAIRS", 20)
+    learnt = []
+    learn = shortlists.learn
+    monkeypatch.setattr(
+        shortlists, "learn", lambda pairs, *rest: (learnt.append(pairs), learn(pairs, *rest))[1]
+    )
+    assert nmt("optimize", run, "--shortlist").code == 0
+    (pairs,) = learnt
+    assert len(pairs) == 20
+    assert [pairs[n] == pairs[1] for n in range(20)] == [bool(n % 2) for n in range(20)]
+
+
+def test_a_shortlist_that_would_harm_or_not_help_is_refused(run, nmt, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shortlists, "NUM_ALWAYS", 3)
+        nmt("optimize", run, "--shortlist").assert_refused(2, "--shortlist: keeps the pieces up to")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    entry = config["data"]["train"][0]
+    config["data"]["train"] = [entry | {"tgt_lang": "fr"}, entry | {"tgt_lang": "it"}]
+    model = folder.read(run)
+    folder.publish(
+        run, config_text=yaml.safe_dump(config), tensors=model.tensors, scores={}, update=2
+    )
+    nmt("optimize", run, "--shortlist").assert_refused(2, "is for one target language")
+
+
+@needs_ctranslate2
+def test_an_engine_that_does_not_load_is_said_and_lost_nothing(greedy, nmt, monkeypatch):
+    _prefer(monkeypatch, "ctranslate2 int8")
+    assert nmt("optimize", greedy).code == 0
+    wanted = nmt("translate", "--model", greedy, "--engine", "nmt", stdin=b"ba de\n").text
+
+    def refuse(*args, **kwargs):
+        raise errors.ModelError("x: CTranslate2 cannot load it (unsupported version).")
+
+    monkeypatch.setattr(ctranslate2_engine.Engine, "__init__", refuse)
+    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    assert (done.code, done.text) == (0, wanted)
+    assert "cannot be used" in done.err and "unsupported version" in done.err

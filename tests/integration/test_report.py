@@ -1,6 +1,8 @@
 """`nmt report` and `nmt runs` on real runs, finished, under way and broken."""
 
 import json
+import logging
+import os
 import re
 import shutil
 import subprocess
@@ -182,6 +184,67 @@ def test_a_run_that_is_under_way_can_be_reported_on(configure, nmt):
     assert any("torn" in line for line in done.messages)
     text = Path("r.md").read_text()
     assert "| running |" in text and "manifest.json" in text
+
+
+def test_a_run_without_events_goes_along_with_others(two_runs, nmt):
+    Path("runs/new").mkdir()
+    Path("runs/new/metrics.jsonl").write_text("")
+    shutil.copytree("runs/one", "runs/model")
+    Path("runs/model/metrics.jsonl").unlink()
+    for verb in (["report", "--sentences=1", "--output=r.md"], ["plot", "--format=svg"]):
+        done = nmt(*verb, "runs/one", "runs/new", "runs/model")
+        assert done.code == 0
+        assert any("runs/new/metrics.jsonl: holds no event yet" in line for line in done.messages)
+        assert any("runs/model/metrics.jsonl: " in line for line in done.messages)
+    text = Path("r.md").read_text()
+    assert re.search(r"^\| new \|", text, re.M) and re.search(r"^\| model \|", text, re.M)
+    nmt("report", "runs/new", "runs/model").assert_refused(1, "holds no event yet")
+
+
+def test_blank_and_endless_sources_stop_no_map(configure, nmt):
+    changes = {"encoder": {"positions": "learned", "max_positions": 16}}
+    path = configure("transformer", training=EACH, model=changes)
+    lines = Path("valid.src").read_text().splitlines()
+    lines[1], lines[2] = "", " ".join(["ba"] * 100)
+    Path("valid.src").write_text("".join(f"{line}\n" for line in lines))
+    assert nmt("train", path.name).code == 0
+    assert nmt("report", "run", "--output=r.md", "--lines=2,3,4", "--sentences=1").code == 0
+    text = Path("r.md").read_text()
+    assert "run, line 2: is blank." in text and "run, line 4" in text
+    assert nmt("plot", "run", "--lines=2,3,4", "--format=svg").code == 0
+    (picture,) = Path("plots").glob("*line-3.svg")
+    pieces = picture.read_text().count("ba</text>")
+    assert 1 <= pieces <= 16, "what the model reads"
+
+
+def test_a_run_whose_losses_are_not_finite_is_shown(two_runs, nmt):
+    path = Path("runs/one/metrics.jsonl")
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "validation":
+            event |= {"score": None, "loss": None, "is_best": event["update"] == 2}
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    shown = {one["folder"]: one["best"] for one in json.loads(nmt("runs", "--json").text)}
+    assert shown["runs/one"] == "not finite at 2"
+    assert nmt("report", *two_runs, "--no-translate").code == 0
+
+
+@pytest.fixture
+def silent():
+    """Nothing is logged: what runs tests in several processes cannot pass such names on."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_names_that_are_no_text_are_written_as_well_as_they_can_be(two_runs, nmt, silent):
+    odd = Path(os.fsdecode(b"runs/caf\xe9"))
+    shutil.copytree("runs/one", odd)
+    assert nmt("inspect", str(odd)).code == 0
+    assert nmt("inspect", str(odd), "--json").code == 0
+    assert len(json.loads(nmt("runs", "--json").text)) == 3
+    assert nmt("report", str(odd), "runs/one", "--sentences=1").code == 0
+    assert nmt("plot", str(odd), "runs/one", "--lines=9", "--format=svg").code == 0
 
 
 def test_what_is_no_run_is_one_line(configure, nmt):

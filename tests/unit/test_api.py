@@ -306,3 +306,16 @@ def test_what_needs_attention_is_refused_without_it(run_dir, monkeypatch):
         (answer,) = model.translate_requests([{"text": "a", name: value}])
         assert "no attention" in answer["error"]
     assert model.translate(LINES[:1], token_scores=True)[0] is not None
+
+
+def test_a_source_of_no_word_leaves_unknown_pieces_as_they_are(run_dir, monkeypatch):
+    model = api.load(run_dir)
+    monkeypatch.setattr(
+        "nmt.inference.alignments.best_sources", lambda rows, words: [-1] * len(rows)
+    )
+    options = {"sample": True, "temperature": 5.0, "seed": 2}
+    plain = model.translate(LINES, **options)
+    found = model.translate(LINES, replace_unknown=True, **options)
+    assert [text.split() for text in found] == [
+        text.replace("\u2047", " \u2047 ").split() for text in plain
+    ]

@@ -217,3 +217,9 @@ def test_every_character_has_room_in_the_vocabulary():
     config = loading.load("config.yaml")
     assert 1760 < config.tokenizer.vocab_size < 2100
     preparation.make_tokenizers(config, Path("tokenizer"))
+
+
+@pytest.mark.parametrize("flag", ["--src", "--valid-tgt"])
+def test_a_file_elsewhere_is_refused_in_a_line(flag, capsys):
+    assert run(flag, "https://host/x.en", "--valid-src", "train.en") == 2
+    assert f"{flag}: wants a file of this machine" in capsys.readouterr().err

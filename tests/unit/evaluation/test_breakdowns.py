@@ -26,6 +26,7 @@ def test_frequency_is_that_of_the_rarest_word():
     counts = {"a": 200, "b": 3}
     found = classes("frequency", [""] * 4, references, counts=counts)
     assert found == {"0": [2], "2 to 4": [0], "over 99": [1, 3]}
+    assert classes("frequency", [""] * 2, ["", "a"]) == {"1": [1]}, "nothing is no common word"
 
 
 def test_copied_are_source_words_that_no_reference_has():

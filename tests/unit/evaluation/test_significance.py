@@ -181,3 +181,13 @@ def test_draws_that_are_all_alike_are_no_evidence(num_lines):
     rows = {name: judge.rows(own, [lines]) for name, own in systems.items()}
     tested = significance.compare(judge, rows, 1)["second"]
     assert tested.p_bootstrap == 1.0
+
+
+def test_tests_that_do_not_fit_in_memory_are_refused_before_they_begin(monkeypatch):
+    # The indices and the counts of 200 resamples of 60 lines, or masks for 500 trials.
+    for number, trials, size in ((200, 0, 200 * 60 * (8 + 4 * 10)), (1, 500, 500 * 60 * 10)):
+        monkeypatch.setattr(significance.host, "total_memory", lambda size=size: size - 1)
+        with pytest.raises(errors.UsageError, match="of 60 lines take about"):
+            _judged(["bleu"], num_resamples=number, num_trials=trials)
+        monkeypatch.setattr(significance.host, "total_memory", lambda size=size: size)
+        assert _judged(["bleu"], num_resamples=number, num_trials=trials)

@@ -212,3 +212,25 @@ def test_an_endless_target_is_cut_where_the_model_would_not_go(make_model, make,
     (found, other) = machine.score(["ab", "ab"], ["ab " * 2000, "ab"])
     assert (found.num_tokens, machine.num_cut) == (30, 1)
     assert other.num_tokens == len(texts.tgt.encode("ab")) + 1
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_scored_in_smaller_ones(
+    rnn, make, corpus, monkeypatch
+):
+    wanted = make(rnn).score(corpus[:9], corpus[9:18])
+    forward, sizes, limit = seq2seq.Seq2Seq.forward, [], 2
+
+    def tight(model, src_BS, *rest, **options):
+        sizes.append(len(src_BS))
+        if len(src_BS) > limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(model, src_BS, *rest, **options)
+
+    monkeypatch.setattr(seq2seq.Seq2Seq, "forward", tight)
+    found = make(rnn).score(corpus[:9], corpus[9:18])
+    assert [one.tokens for one in found] == [one.tokens for one in wanted]
+    assert [one.score for one in found] == pytest.approx([one.score for one in wanted])
+    assert max(sizes) > limit
+    limit = 0
+    with pytest.raises(RuntimeError, match="allocate"):
+        make(rnn).score(corpus[:2], corpus[2:4])

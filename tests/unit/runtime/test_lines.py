@@ -174,3 +174,27 @@ def test_stdin_is_read_past_pythons_buffer(
     os.write(sink, b"a\n")
     assert next(chunks) == ["a"]
     sys.stdin.detach()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo", ["one", "\ufefftwo"]),
+        (b"\xef\xbb\xbf\n", [""]),
+        (b"\xef\xbb", ["\ufffd"]),
+        (b"\xef\xbb\n", ["\ufffd"]),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_line(
+    data: bytes, wanted: list[str], step: int, tmp_path: Path
+) -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(step)
+
+    found = [line for chunk in lines.LineReader(Slow(data)).chunks(10) for line in chunk]
+    assert found == wanted
+    path = tmp_path / "marked"
+    path.write_bytes(data)
+    assert list(files.read_lines(path)) == wanted
