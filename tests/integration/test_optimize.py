@@ -327,6 +327,8 @@ def test_a_shortlist_that_would_harm_or_not_help_is_refused(run, nmt, monkeypatc
     config = yaml.safe_load((run / "config.yaml").read_text())
     entry = config["data"]["train"][0]
     config["data"]["train"] = [entry | {"tgt_lang": "fr"}, entry | {"tgt_lang": "it"}]
+    for name in ("valid", "test"):
+        config["data"][name] |= {"tgt_lang": "fr"}
     model = folder.read(run)
     folder.publish(
         run, config_text=yaml.safe_dump(config), tensors=model.tensors, scores={}, update=2
