@@ -210,6 +210,7 @@ def test_a_run_whose_best_checkpoint_is_lost_keeps_its_model_or_finds_another(
     Path("run/manifest.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.Job, "_best_weights", lost)
+        patch.setattr(progress.Progress, "take_score", _never_better)
         done = nmt("train", "c.yaml", "--set", "training.max_updates=8")
     assert done.code == 0, done.err
     assert any("next validation counts as the best" in line for line in done.messages)
@@ -218,7 +219,10 @@ def test_a_run_whose_best_checkpoint_is_lost_keeps_its_model_or_finds_another(
 
 def _never_better(state, score, config):
     state.validated_update = state.update
-    return False
+    is_first = state.best_score is None
+    if is_first:
+        state.best_score, state.best_update = score, state.update
+    return is_first
 
 
 def _raise(error):
