@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nmt import errors
-from nmt.runtime import files
+from nmt.runtime import characters, files
 
 # How files start that would be unpickled: torch's zip archive, a bare pickle, a legacy tar.
 PICKLE_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x80")
@@ -101,8 +101,8 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, to
             "Convert it with safetensors.torch.save_file where you trust it."
         )
     try:
-        if files.printable(str(path)) != str(path):
-            # safetensors opens no file whose name is not UTF-8.
+        if characters.printable(str(path)) != str(path):
+            # safetensors opens no file whose name is not UTF-8, but reads its bytes: no pickle either.
             found = safetensors.torch.load(path.read_bytes())
             return {name: found[name].to(device, copy=True) for name in sorted(found)}
         with safetensors.safe_open(path, framework="pt", device="cpu") as archive:

@@ -10,7 +10,7 @@ from nmt.checkpoint import averaging, folder, resume
 from nmt.config import loading as config_loading
 from nmt.config import schema
 from nmt.inference import loading
-from nmt.runtime import files
+from nmt.runtime import characters
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
     path = loading.find_model([args.model] if args.model else None)[0]
     content = describe(path)
     if args.json:
-        print(files.printable(json.dumps(content, indent=1, ensure_ascii=False)))
+        print(characters.printable(json.dumps(content, indent=1, ensure_ascii=False)))
         return 0
     width = max(len(name) for name in content)
     for name, value in content.items():
-        print(files.printable(f"{name:<{width}}  {value}"))
+        print(characters.printable(f"{name:<{width}}  {value}"))
     return 0
 
 

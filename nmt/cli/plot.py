@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nmt.cli import report, report_flags
 from nmt.evaluation import documents, pictures
-from nmt.runtime import files
+from nmt.runtime import characters, files
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
         drawn.add(name)
         for style in styles:
             content = (
-                files.printable(picture).encode() if style == "svg" else pictures.to_png(picture)
+                characters.printable(picture).encode()
+                if style == "svg"
+                else pictures.to_png(picture)
             )
             with files.atomic_write(folder / f"{name}.{style}") as stream:
                 stream.write(content)

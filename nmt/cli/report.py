@@ -13,7 +13,7 @@ import yaml
 from nmt import errors
 from nmt.cli import report_flags, runs
 from nmt.evaluation import documents, events, pages
-from nmt.runtime import files
+from nmt.runtime import characters, files
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     report_flags.check_use(args)
     # Opened before the work: a place that cannot be written to says so at once.
     with files.atomic_write(output) as stream:
-        stream.write(files.printable(_made(args, style)).encode())
+        stream.write(characters.printable(_made(args, style)).encode())
     logger.info("report: %s", output)
     return 0
 

@@ -14,7 +14,7 @@ from typing import Any
 from nmt import errors
 from nmt.checkpoint import manifests
 from nmt.evaluation import events
-from nmt.runtime import files, locks
+from nmt.runtime import characters, locks
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
         raise errors.UsageError(f"{parent}: there is no run in it. `nmt train` makes one.")
     if args.json:
         text = json.dumps([dataclasses.asdict(one) for one in found], indent=1, ensure_ascii=False)
-        print(files.printable(text))
+        print(characters.printable(text))
         return 0
     header = ["run", "state", "update", "best", "minutes", "MB", ""]
     for line in _aligned([header, *map(row, found)]):
-        print(files.printable(line))
+        print(characters.printable(line))
     return 0
 
 

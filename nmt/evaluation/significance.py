@@ -60,7 +60,7 @@ def score(
     """
     if num_resamples is None:
         return _score(judge, rows, judge.signature(num_refs, {}))
-    _check_memory(next(iter(rows), []), len(rows), num_resamples, 0)
+    _check_memory(rows, num_resamples, 0)
     signature = judge.signature(num_refs, {"bs": str(num_resamples), "seed": seed()})
     return _with_interval(judge, rows, signature, num_resamples)
 
@@ -84,8 +84,7 @@ def compare(
     Raises:
         errors.UsageError: the seed in the environment is no number, or memory is too small.
     """
-    for rows in systems.values():
-        _check_memory(next(iter(rows), []), len(rows), num_resamples, num_trials)
+    _check_memory(next(iter(systems.values())), num_resamples, num_trials)
     signature = judge.signature(
         num_refs, {"bs": str(num_resamples), "ar": str(num_trials), "seed": seed()}
     )
@@ -118,10 +117,11 @@ def seed() -> str:
     return found
 
 
-def _check_memory(row: metric.Row, num_lines: int, num_resamples: int, num_trials: int) -> None:
+def _check_memory(rows: Sequence[metric.Row], num_resamples: int, num_trials: int) -> None:
     """Refuses tests that the system would end for want of memory: all draws are made at once."""
     # An index of 8 bytes and the counts in float32; two masks of a byte, one of them in 8 bytes again.
-    by_bootstrap = num_resamples * num_lines * (8 + 4 * len(row))
+    num_lines = len(rows)
+    by_bootstrap = num_resamples * sum(8 + 4 * len(row) for row in rows)
     by_randomisation = num_trials * num_lines * 10
     wanted, total = max(by_bootstrap, by_randomisation), host.total_memory()
     if total is not None and wanted > total:

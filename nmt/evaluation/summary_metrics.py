@@ -1,9 +1,9 @@
 """ROUGE-1, -2 and -L; the package rouge-score computes them."""
 
 import re
-import unicodedata
 
 from nmt.evaluation import metric
+from nmt.runtime import characters
 
 _WORDS = re.compile(r"[^\W_]+")
 
@@ -20,13 +20,9 @@ class _Words:
         lowered = text.lower()
         if not lowered.isascii():
             # Vowel signs and accents on their own belong to the word, which `re` ends before them.
-            lowered = "".join(character if _is_part(character) else " " for character in lowered)
-            return lowered.split()
+            parts = (one if characters.is_word_part(one) else " " for one in lowered)
+            return "".join(parts).split()
         return _WORDS.findall(lowered)
-
-
-def _is_part(character: str) -> bool:
-    return character.isalnum() or unicodedata.category(character)[0] == "M"
 
 
 class Rouge1(metric.LineMetric):

@@ -115,7 +115,8 @@ class Scorer:
             while end < len(order) and self._fits(order[begin : end + 1], sources, targets):
                 end += 1
             chosen = order[begin:end]
-            found = self._scored([sources[i] for i in chosen], [targets[i] for i in chosen])
+            pairs = [(sources[i], targets[i]) for i in chosen]
+            found = memory.in_halves(pairs, self._score, self._arithmetic.device)
             results.update(zip(chosen, found, strict=True))
             begin = end
         return [results[index] for index in range(len(targets))]
@@ -139,27 +140,9 @@ class Scorer:
             min(longest_tgt, self._model.max_tgt_positions or longest_tgt) - 1,
         )
 
-    def _scored(
-        self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
-    ) -> list[PairScore]:
-        """Returns the scores of one batch, made in smaller ones where that does not fit in memory."""
-        try:
-            return self._score(sources, targets)
-        except (RuntimeError, MemoryError) as error:
-            if len(sources) == 1 or not memory.is_exhausted(error):
-                raise
-        # Only here, where the error no longer holds what was there.
-        memory.give_back(self._arithmetic.device)
-        middle = len(sources) // 2
-        return [
-            *self._scored(sources[:middle], targets[:middle]),
-            *self._scored(sources[middle:], targets[middle:]),
-        ]
-
     @torch.inference_mode()
-    def _score(
-        self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
-    ) -> list[PairScore]:
+    def _score(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[PairScore]:
+        sources, targets = zip(*pairs, strict=True)
         device, ids = self._arithmetic.device, self._texts.tgt.vocab
         src_BS, src_mask_BS = batches.pad(list(sources), self._texts.src.vocab.pad_id)
         tgt_BT, tgt_mask_BT = batches.pad(list(targets), ids.pad_id)

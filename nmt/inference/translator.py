@@ -22,6 +22,8 @@ from nmt.search import settings as search_settings
 MAX_ENTRIES = 1 << 27
 # A model that finds so many ways to spell what is to be avoided will find more.
 MAX_ROUNDS = 20
+# What a line is told that is too much by itself.
+TOO_LARGE = "does not fit in memory. Shorten the line, or lower beam_size or nbest."
 
 
 Texts = texts_of.Texts  # what a translator takes, by the name that it has here
@@ -231,7 +233,13 @@ class Translator:
             # Longest first: what does not fit in memory fails at once, and padding is small.
             lines.sort(key=lambda line: (-len(line.source), line.index))
             for batch in self._cut(lines):
-                for line, outcome in zip(batch, self._searched(batch), strict=True):
+                found = memory.in_halves(
+                    batch,
+                    self._search,
+                    self._arithmetic.device,
+                    lambda line: outcomes.Outcome([], TOO_LARGE),
+                )
+                for line, outcome in zip(batch, found, strict=True):
                     answers[line.index] = outcome
         return answers
 
@@ -259,24 +267,6 @@ class Translator:
                 size //= 2
             yield lines[begin : begin + size]
             begin += size
-
-    def _searched(self, lines: Sequence[_Line]) -> list[outcomes.Outcome]:
-        """Returns the outcomes of one batch, in smaller ones where that does not fit in memory."""
-        try:
-            return self._search(lines)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.is_exhausted(error):
-                raise
-        # Only here, where the error no longer holds what was there.
-        memory.give_back(self._arithmetic.device)
-        if len(lines) == 1:
-            return [
-                outcomes.Outcome(
-                    [], "does not fit in memory. Shorten the line, or lower beam_size or nbest."
-                )
-            ]
-        middle = len(lines) // 2
-        return [*self._searched(lines[:middle]), *self._searched(lines[middle:])]
 
     def _search(self, lines: Sequence[_Line]) -> list[outcomes.Outcome]:
         """Returns the outcomes of one batch."""

@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 
 from nmt import errors
-from nmt.runtime import connections, rendezvous
+from nmt.runtime import buckets, connections, rendezvous
 
 T = TypeVar("T")
 
@@ -35,9 +35,6 @@ PATIENCE = rendezvous.PATIENCE
 
 # How long a rank waits for what rank 0 does alone: to tokenise, to validate, to write.
 LONG_PATIENCE = datetime.timedelta(hours=12)
-
-# Tensors go to other ranks in runs of about so many bytes: fewer, larger messages.
-BUCKET_BYTES = 25 << 20
 
 
 class Group(Protocol):
@@ -212,13 +209,14 @@ class Ranks:
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """See `Group`."""
-        self._exchange(tensors, distributed.all_reduce)
+        buckets.exchange(tensors, self._told(distributed.all_reduce))
 
     def share(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
         """See `Group`."""
         for rank in range(self.size):
             owned = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
-            self._exchange(owned, functools.partial(distributed.broadcast, src=rank))
+            broadcast = functools.partial(distributed.broadcast, src=rank)
+            buckets.exchange(owned, self._told(broadcast))
 
     def close(self) -> None:
         """Waits until the others are here, too, and leaves them."""
@@ -270,20 +268,14 @@ class Ranks:
             distributed.broadcast(content, source, group=self._usual)
         return json.loads(content.numpy().tobytes())
 
-    def _exchange(
-        self, tensors: Sequence[torch.Tensor], action: Callable[[torch.Tensor], Any]
-    ) -> None:
-        """Does with tensors what the action does with one, in place, and with fewer, larger messages."""
-        for bucket in _buckets(tensors):
-            is_one = len(bucket) == 1 and bucket[0].is_contiguous()
-            flat = bucket[0] if is_one else torch.cat([tensor.flatten() for tensor in bucket])
+    def _told(self, action: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
+        """Returns the action, whose errors, and no others, are those of a lost rank."""
+
+        def told(tensor: torch.Tensor) -> None:
             with self._lost():
-                action(flat)
-            if is_one:
-                continue
-            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+                action(tensor)
+
+        return told
 
     @contextlib.contextmanager
     def _lost(self, what: str = "has lost") -> Iterator[None]:
@@ -294,21 +286,6 @@ class Ranks:
             raise connections.lost(
                 self.rank, self.size, error, what, remedy=self._remedy
             ) from error
-
-
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yields runs of tensors of one type, in their order, each of `BUCKET_BYTES` or one tensor."""
-    bucket: list[torch.Tensor] = []
-    num_bytes = 0
-    for tensor in tensors:
-        is_full = num_bytes + tensor.nbytes > BUCKET_BYTES
-        if bucket and (is_full or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, num_bytes = [], 0
-        bucket.append(tensor)
-        num_bytes += tensor.nbytes
-    if bucket:
-        yield bucket
 
 
 @dataclasses.dataclass(frozen=True)

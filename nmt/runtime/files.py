@@ -57,11 +57,6 @@ def decode_line(raw: bytes, counter: DecodeCounter) -> str:
         return raw.decode("utf-8", errors="replace")
 
 
-def printable(text: str) -> str:
-    """Returns a text without the bytes of names of files that are no UTF-8, which none can write."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def check_readable(path: Path | str) -> None:
     """Finds out whether a file is there and can be read, without opening it.
 

@@ -6,14 +6,17 @@ import gc
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _python_dispatch
 
 from nmt import errors
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 MIB = 1 << 20
 _STATISTICS = Path("/proc/self/statm")
@@ -43,6 +46,41 @@ def is_exhausted(error: BaseException) -> bool:
         and _NO_KERNEL not in text
         and any(w in text for w in _WORDS)
     )
+
+
+def in_halves(
+    items: Sequence[S],
+    action: Callable[[Sequence[S]], Sequence[T]],
+    device: torch.device,
+    alone: Callable[[S], T] | None = None,
+) -> list[T]:
+    """Returns what the action makes of all items, in halves of halves where memory is too small.
+
+    Args:
+        items: one at least.
+        action: makes one result of each.
+        device: where it computes.
+        alone: makes the result of an item that does not fit by itself; None to let the error pass.
+
+    Raises:
+        RuntimeError, MemoryError: of the action; those of memory, if one item is too many.
+    """
+    try:
+        return list(action(items))
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error) or (len(items) == 1 and alone is None):
+            raise
+    # Only here, where the error no longer holds what was there.
+    give_back(device)
+    if len(items) == 1:
+        assert alone is not None, "the error has passed otherwise"
+        return [alone(items[0])]
+    middle = len(items) // 2
+    return [
+        result
+        for half in (items[:middle], items[middle:])
+        for result in in_halves(half, action, device, alone)
+    ]
 
 
 def give_back(device: torch.device) -> None:

@@ -1,8 +1,8 @@
 """Where words end, for tokenizers that write a sign for each space."""
 
 import re
-import unicodedata
 
+from nmt.runtime import characters
 from nmt.text import tokenizer, vocab
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -22,9 +22,7 @@ UNSPACED = (
 
 def is_letter(character: str) -> bool:
     """Returns whether a character is part of a word that spaces or punctuation would end."""
-    # Marks, such as vowel signs of Hindi and accents on their own, belong to the letter before them.
-    is_part = character.isalnum() or unicodedata.category(character)[0] == "M"
-    return is_part and not is_unspaced(character)
+    return characters.is_word_part(character) and not is_unspaced(character)
 
 
 def is_unspaced(character: str) -> bool:

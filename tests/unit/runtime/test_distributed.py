@@ -25,9 +25,9 @@ import sys
 import torch
 
 from nmt import errors
-from nmt.runtime import distributed
+from nmt.runtime import buckets, distributed
 
-distributed.BUCKET_BYTES = 40
+buckets.BYTES = 40
 
 
 def outcome(action):
