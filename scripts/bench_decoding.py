@@ -65,6 +65,8 @@ class Benchmark:
             for entry in decoding.entries(precisions(), args.also)
             if not args.sides or any(entry.name.startswith(name) for name in args.sides)
         ]
+        names = [entry.name for entry in self.entries if entry.is_reference]
+        self._reference = names[0] if names else None
         self._pythons = {"nmt_decoding": Path(sys.executable)}
         self._exports: dict[str, Path] = {}
         self._prepare()
@@ -168,7 +170,7 @@ class Benchmark:
         """Lets nmt translate once, so that the peers know how long outputs are."""
         if all(entry.has_weights for entry in self.entries):
             return
-        entry = decoding.Entry(decoding.REFERENCE, "nmt_decoding", ("--precision", "fp32"))
+        entry = decoding.Entry("nmt lengths", "nmt_decoding", decoding.REFERENCE_FLAGS)
         side = self._start(entry, beam_size, self._data(beam_size, range(len(self.lines))))
         try:
             self._lengths[beam_size] = side.turn(FIRST_BATCH)["lengths"]
@@ -224,7 +226,8 @@ class Benchmark:
             "beam_size": beam_size,
             "batch": batch,
             "rows": rows,
-            "problems": decoding.problems(rows),
+            "problems": decoding.problems(rows, self._reference),
+            "unchecked": decoding.unchecked(rows, self._reference),
             "versions": {side.name: side.description["versions"] for side in sides},
             "rounds": rounds,
         }
@@ -279,6 +282,8 @@ def show(group: dict[str, Any]) -> None:
     print(decoding.table(group["rows"]))
     for problem in group["problems"]:
         print(f"NOT COMPARABLE: {problem}")
+    for reason in group["unchecked"]:
+        print(f"NOT CHECKED: {reason}")
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:

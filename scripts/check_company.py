@@ -1,7 +1,7 @@
 """Translates a test set alone, in batches, in other orders and on two processes, and counts differences.
 
     python scripts/check_company.py --model runs/multi30k-transformer
-    python scripts/check_company.py --model runs/multi30k-transformer --precision int8
+    python scripts/check_company.py --model runs/multi30k-transformer --precision int8 --shortlist
 
 Prints for each way how many lines differ from being translated alone, and how far apart the model
 finds the two translations (log-probability over the length penalty, forced decoding in float64): a
@@ -26,8 +26,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--shortlist", action="store_true", help="searches in the model's shortlist"
+    )
     args = parser.parse_args()
-    loaded = loading.load(args.model, precision=args.precision)
+    loaded = loading.load(args.model, precision=args.precision, shortlist=args.shortlist)
     test = loaded.config.data.test_corpora
     assert len(test) == 1, "the model's configuration names one test set"
     sources = [src for src, _ in readers.read_pairs(test[0])]
@@ -39,6 +42,7 @@ def main() -> int:
             loaded.config.decoding,
             loaded.arithmetic,
             batch_sentences=size,
+            shortlist=loaded.shortlist,
         )
         return [found[0].text for found in machine.translate(lines)]
 
@@ -50,7 +54,11 @@ def main() -> int:
     places = {index: place for place, index in enumerate(order)}
     outputs["shuffled, batches of 64"] = [shuffled[places[i]] for i in range(len(sources))]
 
-    outputs["two processes"] = on_two_processes(sources, args.model, args.precision)
+    outputs["two processes"] = on_two_processes(
+        sources,
+        args.model,
+        ["--precision", args.precision, "--shortlist" if args.shortlist else "--no-shortlist"],
+    )
 
     exact = loading.load(args.model, precision="fp64")
     judge = scorer.Scorer(exact.model, exact.texts, exact.config.decoding, exact.arithmetic)
@@ -68,13 +76,13 @@ def main() -> int:
     return 1 if worst > len(sources) / 1000 else 0
 
 
-def on_two_processes(sources: list[str], model: Path, precision: str) -> list[str]:
+def on_two_processes(sources: list[str], model: Path, ways: list[str]) -> list[str]:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nmt"]
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "input"), Path(folder, "output")
         given.write_text("".join(f"{line}\n" for line in sources), encoding="utf-8")
         files = ["--input", str(given), "--output", str(found)]
-        flags = ["--model", str(model), "--precision", precision, "--threads", "1", *files]
+        flags = ["--model", str(model), *ways, "--threads", "1", *files]
         subprocess.run([sys.executable, "-m", *launcher, "translate", *flags], check=True)
         return found.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 

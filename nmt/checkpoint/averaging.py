@@ -5,6 +5,7 @@
 Source: checkpoint averaging as in Vaswani et al. 2017, section 6.1.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from nmt import errors
 from nmt.checkpoint import manifests, weights
 from nmt.runtime import files
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "snapshots"
 DIGITS = 16
@@ -175,19 +178,42 @@ def load(run_dir: Path, update: int) -> dict[str, torch.Tensor]:
     Raises:
         TrainingError: it is missing, torn or altered.
     """
+    return weights.load_tensors(_checked(run_dir, update))
+
+
+def whole(run_dir: Path, updates: Collection[int]) -> list[int]:
+    """Returns those of some snapshots that are as they were written; logs a warning for each other one.
+
+    Args:
+        run_dir: the run folder.
+        updates: ascending, among `snapshot_updates`.
+    """
+    found = []
+    for update in updates:
+        try:
+            _checked(run_dir, update)
+        except (errors.TrainingError, errors.FileError) as error:
+            logger.warning(
+                "The snapshot of update %d is left out of the average. %s", update, error
+            )
+        else:
+            found.append(update)
+    return found
+
+
+def _checked(run_dir: Path, update: int) -> Path:
+    """Returns the file of a snapshot; see `load`."""
     path = _snapshots(run_dir).get(update)
     if path is None:
         raise _bad_snapshot(run_dir / FOLDER / f"{update:08d}-*.safetensors", "missing")
     if not files.sha256_of(path).startswith(path.stem.split("-")[1]):
         raise _bad_snapshot(path, "torn or altered (its checksum is not the one in its name)")
-    return weights.load_tensors(path)
+    return path
 
 
 def _bad_snapshot(path: Path, fault: str) -> errors.TrainingError:
     return errors.TrainingError(
-        f"{path}: {fault}. Every snapshot of an average has to be as it was written. Set "
-        "training.average_checkpoints to 1 to end without an average, or start from the "
-        "beginning with --fresh."
+        f"{path}: {fault}. A snapshot of an average has to be as it was written."
     )
 
 

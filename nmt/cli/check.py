@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from nmt.config import loading
 from nmt.data import findings
 from nmt.runtime import device as devices
+from nmt.runtime import memory
 from nmt.training import initial, outlook, survey, watching
 
 
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         config.training.precision, devices.resolve(config.device)
     )
     devices.set_up(arithmetic.device, config.threads)
+    memory.check_limit(config.training.memory_limit, arithmetic.device)
     watching.check(config.training.loggers)
     found: list[findings.Finding] = []
     figures = {}

@@ -109,13 +109,14 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
         if (args.nbest or 1) > 1:
             raise errors.UsageError("--nbest: lists of CTranslate2 may end elsewhere.")
         loading.set_up_threads(args.threads)
-        engine = ctranslate2_kept.load(exported, decoding, args.batch_size)
+        engine = ctranslate2_kept.load(exported, config.model, decoding, args.batch_size)
     except errors.ModelError as error:
         _warn_of_engine(error, paths[0])
         return None
     except errors.UsageError as error:
         logger.info("engine: nmt, not the one that `nmt optimize` chose (%s)", error)
         return None
+    loading.find_model(args.model)  # says which one it is, where none was named
     logger.info("engine: CTranslate2, which `nmt optimize` chose")
     return engine
 

@@ -98,6 +98,7 @@ def translated(args: argparse.Namespace) -> list[Given]:
     from nmt.cli import translate
     from nmt.inference import loading
 
+    translate.check_batches(args)
     if not ensembles:
         ensembles = [[str(path)] for path in loading.find_model(None)]
     names = args.model or [ensembles[0][0]]

@@ -255,7 +255,12 @@ class Job:
         )
         validators = {
             one.name: validation.Validator(
-                one.sources, one.references, one.texts_of(both), decoding, self._arithmetic
+                one.sources,
+                one.references,
+                one.texts_of(both),
+                decoding,
+                self._arithmetic,
+                name=one.name,
             )
             for one in held_out.read(config.data, config.data.valid_corpora)
         }
@@ -317,10 +322,14 @@ class Job:
         return False
 
     def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
-        """Returns the newest state before the updates that were skipped."""
-        found = resume.latest(
-            self._run_dir, accept=lambda values: not values["progress"].get("skipped_in_row")
-        )
+        """Returns the newest state before the updates that were skipped, or the best one amid them."""
+
+        def is_good(values: dict[str, Any]) -> bool:
+            state = values["progress"]
+            # Weights that validate as the best ones are whole, whatever was skipped behind them.
+            return not state.get("skipped_in_row") or state["best_update"] == state["update"]
+
+        found = resume.latest(self._run_dir, accept=is_good)
         # A run that was stopped amid skipped updates may have saved no other one.
         found = found or resume.latest(self._run_dir)
         assert found is not None, "a run saves a state before its first update"
@@ -366,6 +375,7 @@ class Job:
     def _average(self) -> loop.Tensors | None:
         newest = averaging.snapshot_updates(self._run_dir)
         newest = newest[-self._config.training.average_checkpoints :]
+        newest = averaging.whole(self._run_dir, newest)
         return averaging.average(self._run_dir, newest) if len(newest) > 1 else None
 
     def _publish(self, number: int, weights: loop.Tensors, scores: dict[str, float]) -> None:

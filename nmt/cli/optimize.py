@@ -68,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         }
         with _exports(path, config, sources) as exports:
             for name, exported in exports.items():
-                machines[name] = ctranslate2_kept.load(exported, config.decoding, args.batch_size)
+                machines[name] = ctranslate2_kept.load(
+                    exported, config.model, config.decoding, args.batch_size
+                )
             measurements = optimizing.measure(
                 {name: machine.translate for name, machine in machines.items()},
                 sources,

@@ -223,7 +223,7 @@ def _add_score(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens scored at once, padding included",
     )
-    _add_machine(verb, "decoding.precision")
+    _add_machine(verb, "decoding.precision", INFERENCE_PRECISIONS)
 
 
 def _add_inspect(verb: argparse.ArgumentParser) -> None:

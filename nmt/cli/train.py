@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
     with distributed.joined(start) as group:
         config, arithmetic = group.together(lambda: _configured(args, start))
         run_dir = Path(config.run_dir)
-        # A run that torchrun starts anew goes on; it was moved aside the first time.
-        if args.fresh and not start.num_restarts:
-            group.on_main(lambda: _move_aside(run_dir))
+        # A run that torchrun starts anew goes on; it was moved aside the first time. Machines count
+        # their restarts by themselves, so rank 0 alone decides.
+        if args.fresh:
+            group.on_main(lambda: None if start.num_restarts else _move_aside(run_dir))
         with contextlib.ExitStack() as stack:
             group.on_main(lambda: outlook.check_foreign(config))
             run_files = group.in_turn(lambda: _opened(stack, run_dir, group))
@@ -217,11 +218,11 @@ def _is_over(config: schema.Config, stored: resume.ResumeState) -> bool:
         logger.warning("%s It is made again from the checkpoints.", error)
         return False
     logger.info(
-        "%s: this run is finished: %d updates, it reached %s. "
-        "Raise the limit to go on, or start anew with --fresh.",
+        "%s: this run is finished: %d updates, it reached %s. %s, or start anew with --fresh.",
         config.run_dir,
         state.update,
         limit,
+        outlook.way_on(config.training, state),
     )
     return True
 

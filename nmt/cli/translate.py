@@ -69,10 +69,7 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
     """Returns what translates in this process, after a look at the options and the input."""
     if args.nbest is not None and args.nbest < 1:
         raise errors.UsageError(f"--nbest: wants at least 1 (given: {args.nbest}).")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
-    if args.batch_size is not None and args.batch_tokens is not None:
-        raise errors.UsageError("--batch-tokens: would be ignored beside --batch-size. Give one.")
+    check_batches(args)
     if start.rank == 0:
         for path in (args.input, args.constraints):
             if path is not None:
@@ -108,6 +105,21 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
         with_scores=args.return_scores,
         glossary=terms,
     )
+
+
+def check_batches(args: argparse.Namespace) -> None:
+    """Refuses impossible batches.
+
+    Args:
+        args: `batch_size` and `batch_tokens`.
+
+    Raises:
+        errors.UsageError: a value is wrong, or would be ignored.
+    """
+    if args.batch_size is not None and args.batch_size < 1:
+        raise errors.UsageError(f"--batch-size: wants at least 1 (given: {args.batch_size}).")
+    if args.batch_size is not None and args.batch_tokens is not None:
+        raise errors.UsageError("--batch-tokens: would be ignored beside --batch-size. Give one.")
 
 
 def _check_style(args: argparse.Namespace, style: str) -> None:

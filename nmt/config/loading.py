@@ -35,7 +35,7 @@ FREE_KEYS = frozenset(
 )
 # Patterns, of which the first one that fits counts.
 _ORDERED_KEYS = frozenset({"training.rate_factors"})
-_CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl", "mono"})
+_CORPUS_PATHS = frozenset({"src", "tgt", "tsv", "jsonl", "mono", "alignments"})
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> schema.Config:
@@ -109,17 +109,23 @@ def frozen_keys(old: schema.Config, new: schema.Config, update: int = 0) -> list
         new: what it is to go on with.
         update: updates done so far.
     """
-    training = old.training
-    shapes_rate = bool({"cosine", "linear"} & {training.schedule, new.training.schedule})
-    if training.cooldown_updates and training.max_updates is not None:
-        # Before the cooldown its beginning may still be moved.
-        shapes_rate |= update > training.max_updates - training.cooldown_updates
+    shapes_rate = is_rate_shaped(old.training, update) or is_rate_shaped(new.training, 0)
     frozen = []
     for key in changed_keys(old, new):
         is_free = key in FREE_KEYS or _is_free_group(key)
         if not is_free or (key == "training.max_updates" and shapes_rate):
             frozen.append(key)
     return frozen
+
+
+def is_rate_shaped(training: schema.TrainingConfig, update: int) -> bool:
+    """Returns whether the rates up to an update were what they were because of `max_updates`."""
+    if training.schedule in {"cosine", "linear"}:
+        return True
+    if not training.cooldown_updates or training.max_updates is None:
+        return False
+    # Before the cooldown its beginning may still be moved.
+    return update > training.max_updates - training.cooldown_updates
 
 
 def apply_decoding_flags(

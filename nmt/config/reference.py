@@ -25,9 +25,9 @@ The same command resumes a run bit for bit, so it refuses changes that would sha
 their choice. What may change: `run_dir`, `device`, `threads`, the limits `training.max_updates`
 (unless the schedule is cosine or linear, which end there, or a cooldown has begun), `max_epochs`,
 `max_minutes` and `patience`, the intervals `training.logging_interval` and `checkpoint_interval`,
-`training.keep_checkpoints`, `training.loggers`, `training.memory_limit`, `data.cache_dir`,
-`data.num_workers`, all of `data.test` and `decoding`, and the paths of training and validation
-corpora, whose content is compared by checksum.
+`training.keep_checkpoints`, `training.loggers`, `training.memory_limit`, `training.sharding`,
+`data.cache_dir`, `data.num_workers`, all of `data.test` and `decoding`, and the paths of training and
+validation corpora, whose content is compared by checksum.
 """
 
 

@@ -60,7 +60,9 @@ class TrainingConfig(knobs.Section):
         "adam",
         "Kingma and Ba 2015; Loshchilov 2019; Jordan et al. 2024 for hidden matrices, adamw for others",
     )
-    learning_rate: float = knobs.knob(0.001, "peak learning rate", gt=0)
+    learning_rate: float = knobs.knob(
+        0.001, "peak learning rate; for schedule noam a factor on its curve, usually 0.5 to 2", gt=0
+    )
     betas: tuple[float, float] = knobs.knob(
         (0.9, 0.98), "decay rates of Adam's two moments", why="Vaswani et al. 2017"
     )

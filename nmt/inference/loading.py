@@ -61,10 +61,20 @@ def load(
     stored = folder.read(path)
     config = loading.parse(stored.config_text, str(path / "config.yaml"))
     where = devices.resolve(device)
-    found = _shortlist(path, stored.manifest, where, wanted=shortlist)
     precision = precision or config.decoding.precision
+    optimized = stored.manifest.optimized
+    if not counts_here(optimized):
+        is_missed = shortlist is None and optimized.get("shortlist")
+        if where.type == "cpu" and (precision == "auto" or is_missed):
+            logger.warning(
+                "optimized: the choice of `nmt optimize` was made on another processor (%s) and does "
+                "not count here. Run it again.",
+                optimized.get("processor"),
+            )
+        optimized = {}
+    found = _shortlist(path, stored.manifest, optimized, where, wanted=shortlist)
     if precision == "auto" and where.type == "cpu":
-        precision = _chosen_precision(stored.manifest.optimized)
+        precision = _chosen_precision(optimized)
     arithmetic = devices.inference_arithmetic(precision, where)
     texts = dataclasses.replace(load_texts(path), languages=config.data.languages)
     model = seq2seq.build(
@@ -82,12 +92,22 @@ def load(
     return Loaded(model, texts, config, arithmetic, found)
 
 
+def counts_here(optimized: Mapping[str, Any]) -> bool:
+    """Returns whether a choice of `nmt optimize` was made on a processor like this one, if any was."""
+    return optimized.get("processor") in (None, devices.processor())
+
+
 def _shortlist(
-    path: Path, manifest: manifests.Manifest, where: torch.device, *, wanted: bool | None
+    path: Path,
+    manifest: manifests.Manifest,
+    optimized: Mapping[str, Any],
+    where: torch.device,
+    *,
+    wanted: bool | None,
 ) -> shortlists.Shortlist | None:
     """Returns the shortlist to use, or None."""
     if wanted is None:
-        wanted = bool(manifest.optimized.get("shortlist")) and where.type == "cpu"
+        wanted = bool(optimized.get("shortlist")) and where.type == "cpu"
         if wanted:
             logger.info("shortlist: in use, which `nmt optimize` chose")
     if not wanted:
@@ -107,8 +127,11 @@ def _chosen_precision(optimized: Mapping[str, Any]) -> str:
     chosen = optimized.get("precision")
     if chosen is None:
         return "auto"
-    if chosen == "int8" and not packed.has_int8():
-        logger.warning("precision: this torch lacks int8, which `nmt optimize` chose; taking fp32.")
+    kernels = {"int8": packed.has_int8, "bf16": packed.has_packed_bf16}
+    if chosen in kernels and not kernels[chosen]():
+        logger.warning(
+            "precision: this torch lacks %s, which `nmt optimize` chose; taking fp32.", chosen
+        )
         return "fp32"
     logger.info("precision: %s, which `nmt optimize` chose", chosen)
     return str(chosen)

@@ -336,9 +336,10 @@ class Translator:
         assert isinstance(self._model, seq2seq.Seq2Seq), "a shortlist is for one model"
         assert self._shortlist is not None, "lines are narrowed by it"
         model = narrowed.Narrowed(self._model, self._shortlist.allowed(src_BS))
+        searched = beam.search(model, src_BS, src_mask_BS, planned, self._ids)
         found = [
-            [dataclasses.replace(one, tokens=model.original(one.tokens)) for one in hypotheses]
-            for hypotheses in beam.search(model, src_BS, src_mask_BS, planned, self._ids)
+            [dataclasses.replace(one, tokens=model.original(i, one.tokens)) for one in hypotheses]
+            for i, hypotheses in enumerate(searched)
         ]
         if self._with_scores or any(one.settings.num_best > 1 for one in planned):
             return narrowed.rescored(self._model, src_BS, src_mask_BS, planned, found, self._ids)

@@ -5,11 +5,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
+from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import metrics
 from nmt.inference import scorer, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.runtime import memory
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Validator:
         texts: translator.Texts,
         decoding: schema.DecodingConfig,
         arithmetic: devices.Arithmetic,
+        *,
+        name: str = "",
     ) -> None:
         """Takes the corpus and how it is translated.
 
@@ -63,7 +67,9 @@ class Validator:
             texts: the tokenizers.
             decoding: the settings of validation (the beam of `training.validation_beam_size`).
             arithmetic: device and precision.
+            name: of the corpus, for messages.
         """
+        self._name = name
         self._src_lines = src_lines
         self._tgt_lines = tgt_lines
         self._texts = texts
@@ -75,7 +81,26 @@ class Validator:
 
         Args:
             model: on the device, in evaluation mode.
+
+        Raises:
+            errors.TrainingError: a line does not fit into memory.
         """
+        try:
+            return self._validated(model)
+        except errors.UsageError as error:  # of the translator, about a line
+            raise self._too_large(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_exhausted(error):
+                raise
+            raise self._too_large("a pair does not fit in memory.") from error
+
+    def _too_large(self, what: str) -> errors.TrainingError:
+        return errors.TrainingError(
+            f"data.valid{self._name and f' ({self._name})'}: {what} The run is saved. To go on, lower "
+            "decoding.max_src_tokens, which cuts long lines, or give it more memory."
+        )
+
+    def _validated(self, model: seq2seq.Seq2Seq) -> Validation:
         pair_scores = scorer.Scorer(model, self._texts, self._decoding, self._arithmetic).score(
             self._src_lines, self._tgt_lines
         )

@@ -101,17 +101,28 @@ def keep(path: Path, exported: Path) -> str:
 
 
 def load(
-    exported: Path, decoding: schema.DecodingConfig, batch_sentences: int | None
+    exported: Path,
+    model: schema.ModelConfig,
+    decoding: schema.DecodingConfig,
+    batch_sentences: int | None,
 ) -> ctranslate2_engine.Engine:
-    """Loads an export on the CPU, with the settings of the model that it was made from.
+    """Loads an export on the CPU.
+
+    Args:
+        exported: its folder.
+        model: the options of the model that it was made from.
+        decoding: search settings.
+        batch_sentences: sentences searched at once, or None.
 
     Raises:
         errors.ModelError: a file is missing, torn or altered.
-        errors.UsageError: a setting means something else to CTranslate2.
+        errors.UsageError: a setting means something else to CTranslate2, or the export is too short.
     """
     _, positions = ctranslate2_folder.read(exported).positions
-    if positions is not None and positions < decoding.max_length:
-        # What the model cannot represent our own search does not ask for, either.
+    is_learned = getattr(model.decoder, "positions", "") == "learned"
+    if is_learned and positions is not None and positions < decoding.max_length:
+        # What the model cannot represent our own search does not ask for, either. (Sinusoids have no
+        # end: where the export has too few of them, our own search is the one to take.)
         decoding = decoding.model_copy(update={"max_length": positions})
     return ctranslate2_engine.load(
         exported, decoding, batch_sentences=batch_sentences, device="cpu"
@@ -133,7 +144,8 @@ def find(path: Path) -> Path | None:
         errors.UsageError: CTranslate2 is not installed.
     """
     try:
-        if KEY not in manifests.read(path).manifest.optimized:
+        optimized = manifests.read(path).manifest.optimized
+        if KEY not in optimized or not loading.counts_here(optimized):
             return None
         manifest = folder.verify(path)
     except errors.ModelError:

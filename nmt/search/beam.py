@@ -186,13 +186,14 @@ def _pick(
     if beam.sampler is not None:
         position = beam.length - 1
         return beam.sampler.pick(log_probs_BKV, beam.open_scores_BK, position, eos), None
+    if beam.progress is None and beam.diversity_B is None:
+        return picking.pick_best(log_probs_BKV, eos, beam.open_scores_BK), None
     scores_BKV = log_probs_BKV.add_(beam.open_scores_BK.unsqueeze(2))
     if beam.progress is not None:
         return constraints.pick(scores_BKV, beam.progress, eos)
-    if beam.diversity_B is not None:
-        groups = beam.finished.num_groups
-        return picking.pick_diverse(scores_BKV, eos, groups, beam.diversity_B), None
-    return picking.pick_best(scores_BKV, eos), None
+    assert beam.diversity_B is not None, "all other ways were gone above"
+    groups = beam.finished.num_groups
+    return picking.pick_diverse(scores_BKV, eos, groups, beam.diversity_B), None
 
 
 def _forbid(scores_BKV: torch.Tensor, beam: _Beam, ids: SpecialIds) -> None:

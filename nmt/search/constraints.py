@@ -91,10 +91,18 @@ class Progress:
         next_BCP = next_BCP.masked_fill(~self._may_start(matched_BCP), 0)
         is_complete_BCP = matched_BCP == self.lengths_BP[:, None]
         is_new_BCP = (next_BCP == self.lengths_BP[:, None]) & ~is_complete_BCP
-        must_close_BC = (is_new_BCP & self.is_closed_BP[:, None]).any(2)
-        # A phrase that would go on with the word that has to end is broken off.
         goes_on_BCP = self.goes_on_BPU.gather(2, next_BCP.transpose(1, 2)).transpose(1, 2)
-        next_BCP = next_BCP.masked_fill(goes_on_BCP & must_close_BC.unsqueeze(2), 0)
+        # A phrase whose word has to end here yields to one that is further already and goes on with the
+        # word ("bank" to "the banks"): breaking that one off would lose tokens.
+        is_on_BCP = goes_on_BCP & ~is_complete_BCP & (next_BCP == matched_BCP + 1)
+        furthest_BC1 = matched_BCP.masked_fill(~is_on_BCP, 0).amax(2, keepdim=True)
+        closes_BCP = is_new_BCP & self.is_closed_BP[:, None]
+        yields_BCP = closes_BCP & (self.lengths_BP[:, None] <= furthest_BC1)
+        must_close_BC = (closes_BCP & ~yields_BCP).any(2)
+        # Where the word ends in any case, all are complete that end with it, and what would go on is
+        # broken off.
+        is_lost_BCP = torch.where(must_close_BC.unsqueeze(2), goes_on_BCP, yields_BCP)
+        next_BCP = next_BCP.masked_fill(is_lost_BCP, 0)
         return torch.where(is_complete_BCP, matched_BCP, next_BCP), must_close_BC
 
     def close(self, scores_BKV: torch.Tensor) -> None:

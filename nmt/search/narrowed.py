@@ -1,9 +1,9 @@
 """A model over part of its target vocabulary, for the sentences of one batch.
 
-Each sentence has a set of tokens that it may be translated with. Search works with the union of a
-batch's sets, numbered anew, so that everything over the vocabulary costs less; and each sentence sees
-its own set alone: all other tokens have a probability of zero, before probabilities are normalised.
-So what else is in the batch changes nothing.
+Each sentence has a set of tokens that it may be translated with; all others have a probability of zero,
+before probabilities are normalised. A set is numbered by itself, and a sentence's hypotheses are
+multiplied with the weights of its own tokens alone: everything over the vocabulary costs a fraction,
+and what else is in the batch changes nothing.
 """
 
 import dataclasses
@@ -17,19 +17,20 @@ from nmt.models import state as decoder_state
 from nmt.search import forced, hypotheses
 from nmt.search import settings as search_settings
 
-# The union is filled up to whole vectors, with tokens that no sentence of the batch may use.
+# Sets are filled up to whole vectors.
 MULTIPLE = 16
-MASK = "narrowed.mask"
+# What is in the state of each sentence besides the model's own.
+IDS, WEIGHTS, MASK = "narrowed.ids", "narrowed.weights", "narrowed.mask"
 
 
 class Narrowed:
-    """Keeps the contract of `base.Model`, with the place in `ids_U` wherever a target id stands.
+    """Keeps the contract of `base.Model`, with the place in a sentence's set wherever a target id stands.
 
-    U: tokens of the union.
+    A: tokens of the largest set.
 
     Attributes:
-        ids_U: int64 target ids, ascending. The special ones are the first ids of a vocabulary and in
-            every set, so they are their own places.
+        ids_BA: int64 target ids of each set, ascending, then zeros. The special ones are the first ids of a
+            vocabulary and in every set, so they are their own places.
     """
 
     def __init__(self, model: seq2seq.Seq2Seq, allowed_BV: torch.Tensor) -> None:
@@ -43,9 +44,7 @@ class Narrowed:
         self.attends = model.attends
         self.max_src_positions = model.max_src_positions
         self.max_tgt_positions = model.max_tgt_positions
-        self.ids_U = _filled_up(allowed_BV.any(0))
-        self._layer = packed.narrowed(model.output, self.ids_U)
-        self._is_forbidden_BU = ~allowed_BV[:, self.ids_U]
+        self.ids_BA, self._is_missing_BA = _numbered(allowed_BV)
 
     def encode(self, src_BS: torch.Tensor, src_mask_BS: torch.Tensor) -> Any:
         """Returns the memory of the sentences that the model was narrowed for."""
@@ -54,7 +53,12 @@ class Narrowed:
     def start(self, memory: Any) -> decoder_state.DecoderState:
         """Returns the state before the first target token, with each sentence's set in it."""
         state = self._model.start(memory)
-        return dataclasses.replace(state, sentence={**state.sentence, MASK: self._is_forbidden_BU})
+        own = {
+            IDS: self.ids_BA,
+            WEIGHTS: packed.rows(self._model.output, self.ids_BA),
+            MASK: self._is_missing_BA,
+        }
+        return dataclasses.replace(state, sentence={**state.sentence, **own})
 
     def step(
         self,
@@ -63,24 +67,25 @@ class Narrowed:
         *,
         with_attention: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, decoder_state.DecoderState]:
-        """Returns scores [N, U] in place of states, the attention, and the next state."""
+        """Returns scores [N, A] in place of states, the attention, and the next state."""
+        ids_BA, weights_BAE = state.sentence[IDS], state.sentence[WEIGHTS]
+        ids_BK = ids_BA.gather(1, tokens_N.view(len(ids_BA), -1))
         states_NE, attention_NS, next_state = self._model.step(
-            self.ids_U[tokens_N], state, with_attention=with_attention
+            ids_BK.flatten(), state, with_attention=with_attention
         )
-        scores_NU: torch.Tensor = self._layer(states_NE)
-        is_forbidden_BU = state.sentence[MASK]
-        scores_BKU = scores_NU.view(len(is_forbidden_BU), -1, scores_NU.shape[1])
-        scores_BKU.masked_fill_(is_forbidden_BU.unsqueeze(1), float("-inf"))
-        return scores_NU, attention_NS, next_state
+        states_BKE = states_NE.view(*ids_BK.shape, -1).to(weights_BAE.dtype)
+        scores_BKA = torch.bmm(states_BKE, weights_BAE.transpose(1, 2))
+        scores_BKA.masked_fill_(state.sentence[MASK].unsqueeze(1), float("-inf"))
+        return scores_BKA.flatten(0, 1), attention_NS, next_state
 
     def logits(self, states: torch.Tensor, shortlist: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns what `step` returned, [..., U]."""
+        """Returns what `step` returned, [..., A]."""
         return states if shortlist is None else states[..., shortlist]
 
-    def original(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the target ids that stand at these places."""
-        ids: list[int] = self.ids_U.tolist()
-        return tuple(ids[token] for token in tokens)
+    def original(self, sentence: int, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the target ids that stand at these places of a sentence's set."""
+        ids: list[int] = self.ids_BA[sentence, list(tokens)].tolist()
+        return tuple(ids)
 
 
 def rescored(
@@ -123,12 +128,16 @@ def _ranked(
         penalty = search_settings.penalty(len(after.tokens) + 1, settings.length_penalty)
         change = (after.log_probability - before.log_probability) / float(penalty)
         ranked.append(dataclasses.replace(after, score=before.score + change))
-    # Samples stand in the order in which they were drawn.
-    return ranked if settings.sample else sorted(ranked, key=lambda one: -one.score)
+    return sorted(ranked, key=lambda one: -one.score)
 
 
-def _filled_up(is_used_V: torch.Tensor) -> torch.Tensor:
-    """Returns the ids that are used, and some that are not, up to a multiple of `MULTIPLE`."""
-    missing = -int(is_used_V.sum()) % MULTIPLE
-    spare = (~is_used_V).nonzero().flatten()[:missing]
-    return torch.cat([is_used_V.nonzero().flatten(), spare]).sort().values
+def _numbered(allowed_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the ids that are allowed, [B, A], and where there are none any more, bool [B, A]."""
+    counts_B = allowed_BV.sum(1)
+    size = -(-int(counts_B.max()) // MULTIPLE) * MULTIPLE
+    places_A = torch.arange(size, device=allowed_BV.device)
+    is_missing_BA = places_A >= counts_B[:, None]
+    ids_BA = torch.zeros_like(is_missing_BA, dtype=torch.int64)
+    # Both run through the sentences in turn, and through the ids of each upwards.
+    ids_BA[~is_missing_BA] = allowed_BV.nonzero()[:, 1]
+    return ids_BA, is_missing_BA

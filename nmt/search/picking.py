@@ -28,18 +28,19 @@ class Picked:
     open_tokens_BK: torch.Tensor
 
 
-def pick_best(scores_BKV: torch.Tensor, eos: int) -> Picked:
+def pick_best(scores_BKV: torch.Tensor, eos: int, before_BK: torch.Tensor | None = None) -> Picked:
     """Returns what beam search goes on with.
 
     Of the 2K best continuations those among the first K that end in EOS are finished, and the K best
     of the others stay open; with 2K there are always K of them.
 
     Args:
-        scores_BKV: sum of log-probabilities of each continuation.
+        scores_BKV: log-probability of each next token, or the sum of it and of those before.
         eos: id of EOS.
+        before_BK: the sum of those before, where it is no part of the scores.
     """
     size = scores_BKV.shape[1]
-    best_BC, parents_BC, tokens_BC = selection.best(scores_BKV, 2 * size)
+    best_BC, parents_BC, tokens_BC = selection.best(scores_BKV, 2 * size, before_BK)
     ends_BC = tokens_BC == eos
     # Finished ones get -inf, and a stable order keeps the rest as it was.
     open_scores_BK, order_BK = best_BC.masked_fill(ends_BC, float("-inf")).topk(size, dim=1)

@@ -4,65 +4,28 @@ What validates, saves, publishes and writes is handed in, so that the loop can b
 without files or a search.
 """
 
-import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from nmt import errors
 from nmt.config import schema
 from nmt.data import batches
-from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import seeds
+from nmt.training import hooks as run_hooks
 from nmt.training import progress, reporting, schedules, update
 from nmt.training import tensors as state_tensors
 
 logger = logging.getLogger(__name__)
 
 Tensors = state_tensors.Tensors
+Hooks = run_hooks.Hooks
 
 # A run that cannot be mended by an eighth of its rate will not be by less.
 MAX_ROLLBACKS = 3
 ROLLBACK_FACTOR = 0.5
-
-
-class Validation(Protocol):
-    """What a validation found."""
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Figures by name, among them those that `best_metric` may name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """What the loop has done for it.
-
-    Attributes:
-        validate: judges the model as it is.
-        save: keeps a resume state; its arguments are the progress and the tensors by kind.
-        snapshot: keeps weights for averaging.
-        publish: makes these weights, of this update and with these scores, the model of the run.
-        average: returns the mean of the kept weights, or None if there are fewer than two.
-        best_weights: returns the weights of the best update; None if the published model alone has them.
-        last_good: returns progress and tensors of the newest state that no skipped update led up to,
-            and forgets what came after it.
-        write_metrics: appends a line to the metrics.
-        stop_requested: whether the user wants the run to stop.
-    """
-
-    validate: Callable[[seq2seq.Seq2Seq], Validation]
-    save: Callable[[progress.Progress, dict[str, Tensors]], None]
-    snapshot: Callable[[int, Tensors], None]
-    publish: Callable[[int, Tensors, dict[str, float]], None]
-    average: Callable[[], Tensors | None]
-    best_weights: Callable[[int], Tensors | None]
-    last_good: Callable[[], tuple[dict[str, Any], dict[str, Tensors]]]
-    write_metrics: Callable[[dict[str, Any]], None]
-    stop_requested: Callable[[], bool]
 
 
 class Trainer:
@@ -133,6 +96,8 @@ class Trainer:
             self._note_device_tokens()
             self._save()
         self._stream = self._loader.batches(self.progress.position)
+        if self._owes_validation():
+            self._judge_and_keep(is_validated=True)
         while (limit := progress.reached_limit(self.progress, self._config)) is None:
             # A finished run whose limit was raised is under way again.
             self.progress.finished = False
@@ -143,6 +108,12 @@ class Trainer:
         logger.info("reached %s after %d updates", limit, self.progress.update)
         self._finish()
         return True
+
+    def _owes_validation(self) -> bool:
+        """Returns whether the validation of the last update failed, after which the run was saved."""
+        state = self.progress
+        is_due = state.update > 0 and state.update % self._config.validation_interval == 0
+        return is_due and state.validated_update != state.update
 
     def _is_stopped(self) -> bool:
         """Returns whether the user wants any rank to stop; from here on rank 0's clock is theirs."""
@@ -183,8 +154,15 @@ class Trainer:
             return
         if is_logged:
             self._log(rate)
+        self._judge_and_keep(is_validated=is_validated)
+
+    def _judge_and_keep(self, *, is_validated: bool) -> None:
+        """Validates, saves and publishes what is due after an update."""
+        state = self.progress
         is_best = self._validate() if is_validated else False
-        if is_best or is_saved:
+        is_due = state.update % self._config.checkpoint_interval == 0
+        # Amid skipped updates nothing is new, and the state before them must not be pushed out by others.
+        if is_best or (is_due and not state.skipped_in_row):
             self._save()
         if is_best and self.beats_average():
             self._group.on_main(self.publish_best)
@@ -194,8 +172,9 @@ class Trainer:
         try:
             return self._updater.update(batch.pieces, batch.num_tokens, rate, seed=seed)
         except errors.TrainingError:
-            # The weights are as they were. With sharded ones the other ranks are amid a pass.
-            if not self._updater.layout.is_sharded:
+            # The weights are as they were, but amid a step. With sharded ones the other ranks are amid
+            # a pass.
+            if not (self._updater.layout.is_sharded or self._updater.is_amid_step):
                 self._save()
             raise
 
@@ -251,7 +230,7 @@ class Trainer:
         """
         state = self.progress
         if state.num_rollbacks >= MAX_ROLLBACKS:
-            raise errors.TrainingError(
+            failure = errors.TrainingError(
                 f"update {state.update}: loss or gradient is not finite for "
                 f"{state.skipped_in_row} updates in a row, also after going back to a checkpoint "
                 f"{state.num_rollbacks} times (learning rate now {state.rate_factor:g} of the "
@@ -259,9 +238,13 @@ class Trainer:
                 "Start a run with a lower training.learning_rate or clip_norm, a longer warm-up, or "
                 "precision fp32; training.init_from can take over the weights."
             )
+            # All ranks know it; brought to a meeting it is said once.
+            self._group.meet(failure=failure)
         values, tensors = self._group.in_turn(self._hooks.last_good)
         self.restore(values, tensors)
         back = self.progress
+        # What the device has room for has not changed.
+        back.device_tokens = self._updater.device_tokens = state.device_tokens
         back.rate_factor = state.rate_factor * ROLLBACK_FACTOR
         back.num_rollbacks, back.skipped = state.num_rollbacks + 1, state.skipped
         back.seconds, back.skipped_in_row = state.seconds, 0
@@ -321,7 +304,12 @@ class Trainer:
         state = self.progress
         began = time.perf_counter()
         weights = self.weights()
-        scores = self._group.on_main(lambda: self._judge(weights))
+        try:
+            scores = self._group.on_main(lambda: self._judge(weights))
+        except errors.NMTError:
+            # Nothing that was trained is lost, and the next start validates first.
+            self._save()
+            raise
         is_best = state.take_score(scores["score"], self._config)
         if self._config.average_checkpoints > 1:
             self._group.on_main(lambda: self._hooks.snapshot(state.update, weights))

@@ -8,6 +8,7 @@ from torch import nn
 
 from nmt import errors
 from nmt.config import schema
+from nmt.models import layers
 from nmt.runtime import distributed
 from nmt.training import division, layouts, selection
 
@@ -222,12 +223,12 @@ def _decayed(
 
 
 def _hidden_matrices(model: nn.Module) -> set[str]:
-    """Returns the names of the matrices between embeddings and output layer."""
+    """Returns the names of the matrices between embeddings (of positions, too) and output layer."""
     output = getattr(model, "output", None)
     outer_ids = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, nn.Embedding) or module is output
+        if isinstance(module, nn.Embedding | layers.LearnedPositions) or module is output
         for parameter in module.parameters()
     }
     return {

@@ -33,12 +33,23 @@ class RunOutlook:
         update: updates that are done.
         found: what stands in the way.
         corpora: fingerprints of the corpora that the run was started with, by what the state calls them.
+        way_on: how a finished run may go on.
     """
 
     action: str
     update: int
     found: list[findings.Finding]
     corpora: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    way_on: str = ""
+
+    def describe(self) -> str:
+        """Returns the action in words."""
+        return {
+            "start": "`nmt train` would start there",
+            "resume": f"`nmt train` would go on from update {self.update:,}",
+            "finished": f"the run there is finished ({self.update:,} updates). {self.way_on}",
+            "refused": "`nmt train` would refuse to start there",
+        }[self.action]
 
 
 def look_at_run(config: schema.Config) -> RunOutlook:
@@ -72,7 +83,25 @@ def look_at_run(config: schema.Config) -> RunOutlook:
     corpora: dict[str, str] = {
         name: stored.values[name] for name in ("fingerprint", "held_out") if name in stored.values
     }
-    return RunOutlook("finished" if is_over else "resume", stored.update, found, corpora)
+    return RunOutlook(
+        "finished" if is_over else "resume",
+        stored.update,
+        found,
+        corpora,
+        way_on(config.training, state) if is_over else "",
+    )
+
+
+def way_on(training: schema.TrainingConfig, state: progress.Progress) -> str:
+    """Returns how a finished run may go on, as the beginning of a sentence."""
+    reached = progress.reached_limit(state, training) or ""
+    is_last = reached.startswith("max_updates") and loading.is_rate_shaped(training, state.update)
+    if is_last or reached.startswith("min_learning_rate"):
+        return (
+            "Its learning rate ends there: to go on, start another run with training.init_from = "
+            "this folder"
+        )
+    return "Raise the limit to go on"
 
 
 def compare_corpora(

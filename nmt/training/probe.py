@@ -1,5 +1,6 @@
 """The configured model on a sample: a few real updates, and what they say about the whole run."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -29,6 +30,9 @@ POOL = 40
 
 # What a parameter takes in memory: itself, its gradient, two moments.
 TENSORS_OF_PARAMETER = 4
+
+# A factor of noam below this is a rate that was meant as a peak (Vaswani et al. 2017 have 1).
+SMALLEST_NOAM = 0.05
 
 # Of the memory of a machine; longer batches than those tried may come.
 FULL_SHARE = 0.9
@@ -176,34 +180,36 @@ def _run(
     training = config.training.model_copy(update={"batch_tokens": batch_tokens})
     # The tokens of the sample belong beside its tokenizer, not among those of real runs.
     data = config.data.model_copy(update={"cache_dir": None})
-    parts = preparation.prepare(
+    prepared = preparation.prepare(
         config.model_copy(update={"training": training, "data": data}), tokenizer_dir, arithmetic
     )
-    updater = update.Updater(
-        parts.model,
-        optimizers.build(training, parts.model),
-        arithmetic,
-        smoothing=training.label_smoothing,
-        divergence=training.rdrop_weight,
-        guidance=training.guided_alignment_weight,
-        clip_norm=training.clip_norm,
-    )
-    width = parts.model.decoder.embedding_size
-    tokens = padded = number = 0
-    began = 0.0
-    devices.reset_peak_memory(arithmetic.device)
-    stream = itertools.islice(parts.loader.batches(plan.Position()), MAX_UPDATES + 1)
-    for number, batch in enumerate(stream):
-        rate = schedules.learning_rate(training, number + 1, width=width)
-        updater.update(batch.pieces, batch.num_tokens, rate)
-        devices.wait(arithmetic.device)
-        if number == 0:
-            # The first one makes the optimiser's moments, and more that later ones find ready.
-            began = time.perf_counter()
-            continue
-        tokens, padded = tokens + batch.num_tokens, padded + batch.num_padded
-        if time.perf_counter() - began > MAX_SECONDS:
-            break
+    # What tokenises the sample beside the probe must not outlive the folder that it is in.
+    with contextlib.closing(prepared) as parts:
+        updater = update.Updater(
+            parts.model,
+            optimizers.build(training, parts.model),
+            arithmetic,
+            smoothing=training.label_smoothing,
+            divergence=training.rdrop_weight,
+            guidance=training.guided_alignment_weight,
+            clip_norm=training.clip_norm,
+        )
+        width = parts.model.decoder.embedding_size
+        tokens = padded = number = 0
+        began = 0.0
+        devices.reset_peak_memory(arithmetic.device)
+        stream = itertools.islice(parts.loader.batches(plan.Position()), MAX_UPDATES + 1)
+        for number, batch in enumerate(stream):
+            rate = schedules.learning_rate(training, number + 1, width=width)
+            updater.update(batch.pieces, batch.num_tokens, rate)
+            devices.wait(arithmetic.device)
+            if number == 0:
+                # The first one makes the optimiser's moments, and more that later ones find ready.
+                began = time.perf_counter()
+                continue
+            tokens, padded = tokens + batch.num_tokens, padded + batch.num_padded
+            if time.perf_counter() - began > MAX_SECONDS:
+                break
     speed = tokens / max(time.perf_counter() - began, 1e-9)
     return Probe(
         num_updates=number,
@@ -214,6 +220,24 @@ def _run(
         peak_memory=devices.peak_memory(arithmetic.device),
         is_whole=batch_tokens == config.training.batch_tokens,
     )
+
+
+def rate_findings(training: schema.TrainingConfig, width: int) -> list[findings.Finding]:
+    """Returns a warning where the learning rate is taken for what it is not.
+
+    Args:
+        training: the section.
+        width: of the decoder's output states.
+    """
+    if training.schedule != "noam" or training.learning_rate >= SMALLEST_NOAM:
+        return []
+    peak = schedules.learning_rate(training, max(training.warmup_updates, 1), width=width)
+    what = (
+        f"is a factor on the curve of noam, and no peak: the rate is {peak:.1e} at most (given: "
+        f"{training.learning_rate:g})"
+    )
+    advice = "Set it to 0.5 to 2, or take schedule inverse_sqrt, of which it is the peak."
+    return [findings.Finding("warning", "training.learning_rate", what, advice)]
 
 
 def pairs_for_probe(config: schema.Config, mean_tgt: float) -> int:

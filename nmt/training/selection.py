@@ -2,12 +2,15 @@
 
 import difflib
 import fnmatch
+import logging
 from collections.abc import Iterable
 
 from torch import nn
 
 from nmt import errors
 from nmt.config import schema
+
+logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 3
 
@@ -22,10 +25,16 @@ def freeze(config: schema.TrainingConfig, model: nn.Module) -> None:
     Raises:
         errors.ConfigError: a pattern names nothing, or nothing is left to train.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    named: set[str] = set()
     for pattern in config.freeze:
-        for name in _matching(pattern, parameters, "training.freeze"):
-            parameters[name].requires_grad_(False)
+        named.update(_matching(pattern, parameters, "training.freeze"))
+    for name in named:
+        parameters[name].requires_grad_(False)
+    for name, parameter in parameters.items():
+        # What is tied is one parameter, whatever it is called.
+        if not parameter.requires_grad and name not in named:
+            logger.info("training.freeze: %s is frozen, too, since it is tied", name)
     if config.freeze and not any(p.requires_grad for p in parameters.values()):
         raise errors.ConfigError(
             f"training.freeze: nothing is left to train (given: {', '.join(config.freeze)}). "
@@ -43,12 +52,19 @@ def rate_factors(config: schema.TrainingConfig, model: nn.Module) -> dict[str, f
     Raises:
         errors.ConfigError: a pattern names nothing that is trained.
     """
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    first_names = {id(parameter): name for name, parameter in trained.items()}
+    # Of what is tied every name will do, and the first one stands for it.
+    names = {
+        name: first_names[id(p)]
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if p.requires_grad
+    }
     factors: dict[str, float] = {}
     for pattern, factor in config.rate_factors.items():
         for name in _matching(pattern, names, "training.rate_factors"):
-            factors.setdefault(name, factor)
-    return {name: factors.get(name, 1.0) for name in names}
+            factors.setdefault(names[name], factor)
+    return {name: factors.get(name, 1.0) for name in trained}
 
 
 def _matching(pattern: str, names: Iterable[str], place: str) -> list[str]:

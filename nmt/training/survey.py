@@ -199,14 +199,15 @@ class Survey:
         self._show_tokens(surveys, limits, section, "tokens" if origin else "words")
         yield section
         kept = [surveys[name] for name in self._train if name in surveys]
-        num_parameters = model.num_parameters()
+        num_parameters, width = model.num_parameters(), model.decoder.embedding_size
         del model
         yield self._model(num_parameters)
         num_kept = sum(survey.counts.kept for survey in kept)
         if num_kept:
             mean_tgt = sum(survey.num_tgt for survey in kept) / num_kept
             share = num_kept / sum(survey.counts.total for survey in kept)
-            yield self._training(share, mean_tgt, samples, made if origin else None)
+            rates = probe.rate_findings(config.training, width)
+            yield self._training(share, mean_tgt, samples, made if origin else None, rates)
 
     def _make_tokenizers(self, config: schema.Config, made: Path, section: Section) -> str | None:
         """Makes the tokenizers of the run; returns where they are from, or None if there are none."""
@@ -214,7 +215,14 @@ class Survey:
             shutil.copytree(Path(self._config.run_dir) / "tokenizer", made)
             return "of the run so far"
         if self._config.training.init_from is not None:
-            shutil.copytree(Path(self._config.training.init_from) / "tokenizer", made)
+            try:
+                shutil.copytree(Path(self._config.training.init_from) / "tokenizer", made)
+            except OSError as error:  # a run that goes on needs that folder no more
+                what = f"cannot be read ({error.strerror or error})"
+                advice = "Lengths are counted in words here."
+                found = findings.Finding("warning", "training.init_from", what, advice)
+                section.found.append(found)
+                return None
             return "of training.init_from"
         try:
             preparation.make_tokenizers(config, made)
@@ -304,12 +312,13 @@ class Survey:
         mean_tgt: float,
         samples: Sequence[Sequence[survey_pairs.Pair]],
         tokenizer_dir: Path | None,
+        rates: list[findings.Finding],
     ) -> Section:
-        section, config = Section("training"), self._config
+        section, config = Section("training", found=rates), self._config
         num_pairs = sum(self._pairs[name].num_pairs for name in self._train if name in self._pairs)
         extent = probe.extent_of(config, num_pairs, kept_share, mean_tgt)
         section.figures = dataclasses.asdict(extent)
-        section.found = probe.limit_findings(config, extent)
+        section.found += probe.limit_findings(config, extent)
         section.lines.append(
             f"an epoch       about {extent.epoch_pairs:,} pairs, {extent.epoch_tokens:,} target "
             f"tokens, {extent.epoch_batches:,} updates"
@@ -355,15 +364,9 @@ class Survey:
 
     def _run_folder(self) -> Section:
         run = self._outlook
-        texts = {
-            "start": "`nmt train` would start there",
-            "resume": f"`nmt train` would go on from update {run.update:,}",
-            "finished": f"the run there is finished ({run.update:,} updates); raise the limit to go on",
-            "refused": "`nmt train` would refuse to start there",
-        }
         return Section(
             "run folder",
-            [f"{self._config.run_dir:<14} {texts[run.action]}"],
+            [f"{self._config.run_dir:<14} {run.describe()}"],
             {"run_dir": self._config.run_dir, "action": run.action, "update": run.update},
             run.found,
         )

@@ -87,6 +87,8 @@ class Updater:
         group: the processes whose gradients are summed.
         memory_limit: of the process while it computes gradients, in MiB, or None.
         layout: where the tensors are; to be set before the first update if that is not here.
+        is_amid_step: whether an error has come amid a step of the optimiser, which leaves weights that no
+            run ever had.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Updater:
         self.device_tokens: int | None = None
         self.memory_limit: int | None = None
         self.layout: layouts.Layout = layouts.Whole()
+        self.is_amid_step = False
         self._arithmetic = arithmetic
         self._smoothing, self._divergence, self._guidance = smoothing, divergence, guidance
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
@@ -170,7 +173,10 @@ class Updater:
             # A loss is not scaled, so it has no excuse; a gradient has until the scale is 1.
             scale = self.scaler.scale(torch.ones_like(total))
             has_failed &= ~torch.isfinite(total) | (scale <= 1.0)
+        # Ranks may meet within a step (`division`), where one of them may be lost.
+        self.is_amid_step = True
         optimizers.step(self.optimizer, self.layout.replicated(is_taken))
+        self.is_amid_step = False
         self.scaler.update()
         if self.ema is not None:
             self.ema.update()

@@ -63,6 +63,8 @@ def force(
     scores[:, list(never)] = lowest
     ends = lengths <= length
     kept = scores[:, eos].masked_fill(~ends, lowest)
-    scores.masked_fill_(ends.unsqueeze(1), lowest)
+    # Rows that go on are not touched: forcing must cost a peer next to nothing.
+    if ends.any():
+        scores[ends] = lowest
     scores[:, eos] = kept
     return scores

@@ -19,9 +19,8 @@ class _Forced(transformers.LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         # The first token of the input is the one that a decoder starts with.
-        return forced.force(
-            scores.clone(), self._lengths, input_ids.shape[1], self._eos, self._never
-        )
+        # The library makes these scores anew at each position, so they may be changed in place.
+        return forced.force(scores, self._lengths, input_ids.shape[1], self._eos, self._never)
 
 
 class MarianSide:

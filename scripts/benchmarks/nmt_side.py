@@ -82,9 +82,11 @@ class NmtSide:
             "dropout_is_on": self._dropout_is_on(counted[0]),
         }
 
-    @torch.no_grad()
     def _dropout_is_on(self, batch: batches.Batch) -> bool:
-        """Returns whether one batch has another loss each time, and only in training mode."""
+        """Returns whether one batch has another loss each time, and only in training mode.
+
+        With gradients, though nobody asks for them: some layers go another way without.
+        """
         model = self._updater.model
 
         def losses() -> set[float]:

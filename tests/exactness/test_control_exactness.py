@@ -235,8 +235,9 @@ def test_words_end_with_their_constraints_as_brute_force_has_it(family, build_mo
         assert [one.tokens for one in found[row]] == [tokens for _, tokens in everything[:5]]
 
 
-def test_closed_constraints_are_met_in_the_least_room(build_model, make_sources):
-    """Also where one phrase is the beginning of another one."""
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_closed_constraints_are_met_in_the_least_room(build_model, make_sources, beam_size):
+    """Also where one phrase is the beginning of another one, or its middle ("bank", "the banks")."""
     ids = beam.SpecialIds(bos=1, eos=2, pad=3, continuing=frozenset({5, 6, 7}))
     side = {"type": "rnn", "embedding_size": 8, "hidden_size": 8}
     model, generator = build_model((side, side), num_tgt=11), random.Random(2)
@@ -248,7 +249,7 @@ def test_closed_constraints_are_met_in_the_least_room(build_model, make_sources)
             for _ in range(generator.randint(1, 4))
         )
         room = sum(len(phrase) for phrase in phrases) + 1
-        settings = SETTINGS(beam_size=2, max_length=room)
+        settings = SETTINGS(beam_size=beam_size, max_length=room)
         requests.append(Request(settings, constraints=phrases, closed=(True,) * len(phrases)))
     for request, found in zip(
         requests, beam.search(model, sources.ids, sources.mask, requests, ids), strict=True

@@ -425,6 +425,35 @@ def test_finished_run_says_so_and_changes_nothing(configure, nmt, open_run):
     )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"schedule": "cosine"}, {"schedule": "linear"}, {"cooldown_updates": 1}],
+)
+def test_finished_run_whose_rate_has_ended_names_a_way_that_is_open(settings, configure, nmt):
+    configure("rnn", training={"max_updates": 2} | settings)
+    assert nmt("train", "c.yaml").code == 0
+    (line,) = nmt("train", "c.yaml").messages
+    assert "start another run with training.init_from = this folder" in line
+    longer = nmt("train", "c.yaml", "--set", "training.max_updates=3")
+    longer.assert_refused(2, "another value of training.max_updates")
+
+
+def test_a_torn_snapshot_is_left_out_of_the_average(configure, nmt):
+    every = {"validation_interval": 1, "checkpoint_interval": 1, "average_checkpoints": 3}
+    configure("rnn", training=every | {"max_updates": 3})
+    assert nmt("train", "c.yaml").code == 0
+    (torn,) = Path("run/snapshots").glob("00000003-*")
+    torn.write_bytes(b"torn")
+    done = nmt("train", "c.yaml", "--set", "training.max_updates=4")
+    assert done.code == 0
+    assert "The snapshot of update 3 is left out of the average" in done.err
+    assert "average of the last validations" in done.err
+    assert (
+        "this run is finished: 4 updates"
+        in nmt("train", "c.yaml", "--set", "training.max_updates=4").err
+    )
+
+
 def test_model_without_checkpoints_is_not_trained_over(model, configure, nmt):
     configure("rnn", run_dir="model")
     shutil.rmtree(model / "checkpoints")

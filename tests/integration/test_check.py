@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,13 @@ def test_what_a_run_takes_over_from_a_model_is_looked_at(clean, nmt):
     assert (done.code, "of training.init_from" in done.text) == (0, True)
     lost = ("--set", "training.init_from=nowhere")
     nmt("check", "tuned.yaml", *lost).assert_refused(1, "nowhere: there is no such model folder")
+    assert nmt("train", "tuned.yaml", "--quiet").code == 0
+    shutil.move("run", "gone")
+    # The run goes on without that folder, and so does the check, whatever else is wrong.
+    done = nmt("check", "tuned.yaml", "--no-probe", "--set", "training.max_updates=3")
+    assert (done.code, "would go on from update 2" in done.text) == (0, True)
+    done = nmt("check", "tuned.yaml", "--no-probe", "--set", "seed=9")
+    assert done.code == 2 and "started with another value of seed" in done.text
 
 
 def test_large_corpus_is_sampled_by_source_and_overlap_stays_exact(clean, nmt, monkeypatch):
@@ -284,6 +292,23 @@ def test_settings_that_do_not_fit_the_data_are_found(clean, nmt):
     assert done.code == 2 and "is more than the training text allows (at most" in done.text
 
 
+def test_a_factor_of_noam_that_is_meant_as_a_peak_is_found(clean, nmt):
+    noam = ("--set", "training.schedule=noam")
+    clean()
+    done = nmt(*QUIET, *noam)
+    assert done.code == 0
+    assert "warning: training.learning_rate: is a factor on the curve of noam" in done.text
+    assert "noam" not in nmt(*QUIET, *noam, "--set", "training.learning_rate=1.0").text
+
+
+def test_a_memory_limit_that_training_would_refuse_is_refused(clean, nmt):
+    clean()
+    limit = ("--set", "training.memory_limit=1")
+    refused = nmt("train", "c.yaml", *limit)
+    assert refused.code == 2
+    assert nmt(*QUIET, *limit).err == refused.err
+
+
 def test_disk_that_is_too_small_is_an_error(clean, nmt, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
@@ -295,7 +320,10 @@ def test_disk_that_is_too_small_is_an_error(clean, nmt, monkeypatch):
 def test_run_folder_is_described(clean, nmt):
     clean()
     assert nmt("train", "c.yaml", "--quiet").code == 0
-    assert "the run there is finished (2 updates)" in nmt("check", "c.yaml", "--no-probe").text
+    assert (
+        "the run there is finished (2 updates). Raise the limit to go on"
+        in nmt("check", "c.yaml", "--no-probe").text
+    )
     longer = ("check", "c.yaml", "--no-probe", "--set", "training.max_updates=3")
     done = nmt(*longer)
     assert "would go on from update 2" in done.text and "of the run so far" in done.text

@@ -322,6 +322,8 @@ def test_constraints_of_another_number_are_refused_before_any_work(run, count, w
     assert not Path("out.txt").exists()
 
 
-def test_batches_are_measured_in_one_way(run):
+def test_batches_are_measured_in_one_way(run, nmt):
     done = run("--batch-size", "2", "--batch-tokens", "100", lines=["ba"])
+    done.assert_refused(2, "--batch-tokens: would be ignored beside --batch-size")
+    done = nmt("evaluate", "--model", "run", "--batch-size", "2", "--batch-tokens", "100")
     done.assert_refused(2, "--batch-tokens: would be ignored beside --batch-size")

@@ -13,6 +13,7 @@ from nmt.checkpoint import folder
 from nmt.cli import optimize
 from nmt.inference import optimizing, shortlists
 from nmt.interop import ctranslate2_engine
+from nmt.runtime import device as devices
 from nmt.runtime import locks
 from nmt.search import narrowed
 
@@ -57,6 +58,13 @@ def test_a_choice_is_printed_kept_in_the_folder_and_taken(run, nmt, monkeypatch)
     assert manifest.optimized["lines"] == 12
     assert {one["name"] for one in manifest.optimized["measured"]} >= {"fp32", "int8"}
     shutil.move(run, "moved")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(devices, "processor", lambda: "another one")
+        found = nmt("translate", "--model", "moved", stdin=b"ba de\n")
+        assert "precision" not in found.err
+        assert "the choice of `nmt optimize` was made on another processor (" in found.err
+        found = nmt("translate", "--model", "moved", "--precision", "int8", stdin=b"ba de\n")
+        assert "another processor" not in found.err, "nothing is left to choose"
     found = nmt("translate", "--model", "moved", stdin=b"ba de\n")
     assert (found.code, len(found.lines)) == (0, 1)
     assert "precision: int8, which `nmt optimize` chose" in found.err
@@ -227,6 +235,13 @@ def test_what_the_engine_has_not_our_own_search_does(
     done = nmt("translate", "--model", greedy, *flags, stdin=stdin)
     assert (done.code, bool(done.text), by_ctranslate2) == (0, True, [])
     assert nmt("translate", "--model", greedy, "--max-length", "9", stdin=b"ba de\n").code == 0
+    assert by_ctranslate2 == [1]
+    # Sinusoids have no end, but the export has so many of them.
+    longer = nmt("translate", "--model", greedy, "--max-length", "2000", stdin=b"ba de\n")
+    assert (longer.code, by_ctranslate2) == (0, [1])
+    assert "engine: nmt, not the one that `nmt optimize` chose (--max-length" in longer.err
+    monkeypatch.setattr(devices, "processor", lambda: "another one")
+    assert nmt("translate", "--model", greedy, stdin=b"ba de\n").code == 0
     assert by_ctranslate2 == [1]
 
 

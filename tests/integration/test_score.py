@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nmt.evaluation import mbr
+from nmt.models import packed, quantized
 
 FIELDS = ("score", "log_probability", "num_tokens")
 
@@ -55,6 +56,20 @@ def test_scores_of_an_nbest_list_are_those_that_search_reported(here, nmt, tmp_p
     assert [f"{score:.6f}" for _, score in scored] == [fields(line)[3] for line in done.lines]
     piped = nmt("score", *search, stdin="".join(pairs).encode())
     assert columns(piped.lines) == scored
+
+
+@pytest.mark.skipif(not packed.has_int8(), reason="this torch has no int8 products")
+def test_scores_in_int8_are_those_that_search_reported(here, nmt, tmp_path, monkeypatch):
+    """Rounding may fall differently where all positions go at once, but by little."""
+    monkeypatch.setattr(quantized, "MIN_WEIGHTS", 0)
+    way = ["--model=run", "--precision=int8", "--length-penalty=0"]
+    found = nmt("translate", *way, "--input=test.src", "--format=moses", "--nbest=1")
+    texts = [fields(line)[1] for line in found.lines]
+    (tmp_path / "out").write_text("".join(f"{text}\n" for text in texts))
+    done = nmt("score", *way, "--src=test.src", "--tgt", tmp_path / "out")
+    assert done.code == 0
+    for line, (score, _) in zip(found.lines, columns(done.lines), strict=True):
+        assert float(fields(line)[3]) == pytest.approx(score, abs=0.05)
 
 
 def test_files_give_a_line_for_each_pair(here, nmt):

@@ -86,6 +86,19 @@ def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
         averaging.average(tmp_path, [10, 20])
 
 
+def test_damaged_snapshots_are_told_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for update in (10, 20, 30):
+        save(tmp_path, update, float(update))
+    assert averaging.whole(tmp_path, [10, 20, 30]) == [10, 20, 30]
+    assert not caplog.messages
+    next((tmp_path / "snapshots").glob("00000020-*")).write_bytes(b"torn")
+    assert averaging.whole(tmp_path, [10, 20, 30]) == [10, 30]
+    (line,) = caplog.messages
+    assert "00000020" in line
+
+
 def test_snapshots_of_different_models_are_not_mixed(tmp_path: Path) -> None:
     save(tmp_path, 10, 1.0)
     averaging.save_snapshot(tmp_path, 20, {"w": torch.ones(3)}, keep=2)

@@ -131,6 +131,11 @@ def test_paths_of_all_held_out_corpora_may_change_under_a_run():
     )
     assert loading.frozen_keys(old, new) == []
     assert loading.frozen_keys(parse(MONO), parse(MONO, "data.train.0.mono=moved")) == []
+    guided = "training.guided_alignment_weight=0.1"
+    old, new = (
+        parse(ONE, f"data.train.0.alignments={name}", guided) for name in ("links", "moved")
+    )
+    assert loading.frozen_keys(old, new) == []
     for key in ("data.noise.mask_rate=0.1", "data.train.0.lang=fr", "data.train.0.tag=BT"):
         assert loading.frozen_keys(parse(MONO), parse(MONO, key)), key
 

@@ -22,8 +22,27 @@ def test_every_precision_of_the_command_line_is_a_side():
         *(f"nmt {name}" for name in offered),
         "nmt --precision fp32 --patience 2",
     ]
-    assert decoding.REFERENCE in {entry.name for entry in entries}
+    assert [entry.name for entry in entries if entry.is_reference] == ["nmt fp32"]
     assert decoding.YARDSTICK in {entry.name for entry in entries}
+
+
+def test_sides_of_nmt_have_the_whole_vocabulary_unless_flags_say_otherwise():
+    entries = decoding.entries(["fp32", "bf16"], ["--precision bf16 --shortlist"])
+    flags = {entry.name: entry.flags for entry in entries if entry.program == "nmt_decoding"}
+    assert all("--no-shortlist" in flags[f"nmt {name}"] for name in ("fp32", "bf16"))
+    assert flags["nmt --precision bf16 --shortlist"] == ("--precision", "bf16", "--shortlist")
+
+
+def test_the_reference_is_known_by_its_flags():
+    (named,) = (
+        entry
+        for entry in decoding.entries([], ["--no-shortlist --precision fp32"])
+        if entry.program == "nmt_decoding"
+    )
+    assert named.is_reference
+    for flags in ("--precision fp32", "--precision bf16 --no-shortlist"):
+        entry = decoding.entries([], [flags])[0]
+        assert not entry.is_reference
 
 
 def test_only_sides_with_the_weights_can_have_a_score():
@@ -92,15 +111,36 @@ def test_the_table_has_a_row_for_each_side():
 def test_the_same_weights_have_to_have_the_same_score():
     def rows(theirs: float) -> list[dict[str, object]]:
         return [
-            {"side": "nmt fp32", "bleu": 37.0},
+            {"side": "nmt --precision fp32", "bleu": 37.0},
             {"side": "CTranslate2 float32", "bleu": theirs},
+            {"side": decoding.YARDSTICK, "bleu": 30.0},
         ]
 
-    assert decoding.problems(rows(37.15)) == []
-    assert decoding.problems(rows(36.5)) == [
+    reference = "nmt --precision fp32"
+    assert decoding.problems(rows(37.15), reference) == []
+    assert decoding.problems(rows(36.5), reference) == [
         "the same weights have 37.00 BLEU in nmt and 36.50 in CTranslate2"
     ]
-    assert decoding.problems([{"side": "nmt fp32", "bleu": 37.0}]) == []
+    assert decoding.unchecked(rows(36.5), reference) == []
+
+
+@pytest.mark.parametrize(
+    ("sides", "reference"),
+    [
+        ({"nmt fp32": None, "CTranslate2 float32": 30.0}, "nmt fp32"),
+        ({"nmt fp32": 37.0}, "nmt fp32"),
+        ({"nmt bf16": 37.0, "CTranslate2 float32": 30.0}, None),
+    ],
+)
+def test_a_comparison_that_could_not_be_checked_is_said(
+    sides: dict[str, float | None], reference: str | None
+):
+    rows = [{"side": name, "bleu": bleu} for name, bleu in sides.items()]
+    rows.append({"side": decoding.YARDSTICK, "bleu": 30.0})
+    assert decoding.problems(rows, reference) == []
+    (line,) = decoding.unchecked(rows, reference)
+    assert "--no-shortlist" in line
+    assert decoding.unchecked(rows[:-1], reference) == []  # nothing is compared with it
 
 
 @pytest.mark.parametrize(

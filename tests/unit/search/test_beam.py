@@ -173,7 +173,8 @@ def test_what_is_forbidden_does_not_count_as_finished(monkeypatch, eos_first):
     """Of several continuations with a probability of zero, any may be among the best."""
     best = selection.best
 
-    def turned(scores_BKV, count):
+    def turned(scores_BKV, count, before_BK):
+        scores_BKV = scores_BKV + before_BK.unsqueeze(2)
         order = torch.arange(6).roll(-EOS) if eos_first else torch.arange(6).roll(-EOS - 1)
         flat, places = scores_BKV[:, :, order].flatten(1).sort(dim=1, descending=True, stable=True)
         assert torch.equal(flat[:, :count], best(scores_BKV, count)[0])

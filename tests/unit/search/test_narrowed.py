@@ -39,7 +39,10 @@ def _allowed(num_sentences):
 def _search(model, allowed, ids, mask):
     small = narrowed.Narrowed(model, allowed)
     found = beam.search(small, ids, mask, SETTINGS, IDS)
-    return [[(small.original(one.tokens), one.score) for one in several] for several in found]
+    return [
+        [(small.original(row, one.tokens), one.score) for one in several]
+        for row, several in enumerate(found)
+    ]
 
 
 def _plain(model, sources, allowed, monkeypatch):
@@ -81,22 +84,30 @@ def test_with_everything_allowed_nothing_changes(family, build_model, make_sourc
     ]
 
 
-def test_the_union_is_whole_vectors_of_different_ids():
+def test_each_set_is_numbered_by_itself_in_whole_vectors():
     allowed = torch.zeros(2, 40, dtype=torch.bool)
     allowed[0, [0, 1, 2, 3, 30]] = True
-    allowed[1, [0, 1, 2, 3, 9]] = True
-    ids = narrowed._filled_up(allowed.any(0)).tolist()
-    assert len(ids) == len(set(ids)) == 16
-    assert ids == sorted(ids)
-    assert {0, 1, 2, 3, 9, 30} < set(ids)
-    assert len(narrowed._filled_up(torch.ones(40, dtype=torch.bool))) == 40
+    allowed[1, [0, 1, 2, 3, *range(9, 22)]] = True
+    ids, is_missing = narrowed._numbered(allowed)
+    assert ids.shape == is_missing.shape == (2, 32)
+    assert ids[0, :5].tolist() == [0, 1, 2, 3, 30]
+    assert ids[1, :17].tolist() == [0, 1, 2, 3, *range(9, 22)]
+    assert (~is_missing).sum(1).tolist() == [5, 17]
+    assert is_missing[0, 5:].all() and is_missing[1, 17:].all()
+    assert narrowed._numbered(torch.ones(3, 40, dtype=torch.bool))[0].shape == (3, 48)
 
 
 @pytest.mark.skipif(not packed.has_int8(), reason="this torch has no int8 products")
-def test_int8_is_narrowed_without_rounding_again(family, build_model, make_sources, monkeypatch):
+def test_int8_is_narrowed_to_its_own_weights(family, build_model, make_sources, monkeypatch):
+    """The weights are those of the output layer as they were rounded; states are not rounded again."""
     model = build_model(family, num_tgt=NUM_TARGETS).float()
     quantized.prepare(model, "int8")
+    monkeypatch.setattr(packed, "has_packed_bf16", lambda: False)
     sources, allowed = make_sources(LENGTHS), _allowed(len(LENGTHS))
     found = _search(model, allowed, sources.ids, sources.mask)
+    layer = model.output
+    plain = torch.nn.Linear(layer.weight.shape[1], NUM_TARGETS, bias=False)
+    plain.weight.data = layer.weight.float() * layer.scale_O[:, None]
+    model.register_module("output", plain)
     for ours, theirs in zip(found, _plain(model, sources, allowed, monkeypatch), strict=True):
         assert [tokens for tokens, _ in ours] == [tokens for tokens, _ in theirs]

@@ -58,6 +58,29 @@ def test_forbidden_entries_come_last(shape, count, share, seed):
     _check(scores.masked_fill(~possible, -torch.inf).view(shape), count)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=SHAPES,
+    count=st.integers(1, 24),
+    closed=st.floats(0.0, 1.0),
+    seed=st.integers(0, 2**30),
+)
+def test_what_stands_before_is_added_to_the_last_bit(shape, count, closed, seed):
+    """Sums as large as those of long hypotheses, so that they round; some hypotheses are closed."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(shape, generator=generator)
+    before = 1000 * torch.randn(shape[:2], generator=generator)
+    is_closed = torch.rand(shape[:2], generator=generator) < closed
+    is_closed[:, 0] = False
+    before = before.masked_fill(is_closed, -torch.inf)
+    found = selection.best(scores, count, before)
+    sums = scores + before.unsqueeze(2)
+    plain = selection.best(sums, count)
+    assert torch.equal(found[0], plain[0])
+    rows = torch.arange(shape[0]).unsqueeze(1)
+    assert torch.equal(sums[rows, found[1], found[2]], found[0])
+
+
 @pytest.mark.parametrize("num_tokens", [127, 128, 129, 191, 192, 193])
 @pytest.mark.parametrize("beam", [1, 2])
 def test_the_borders_of_chunks_are_no_borders(beam, num_tokens):

@@ -56,6 +56,7 @@ class CountingUpdater:
         self.optimizer = torch.optim.SGD(self.model.parameters())
         self.ema, self.device_tokens = None, None
         self.layout = layouts.Whole()
+        self.is_amid_step = False
         self.group = distributed.Alone()
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.seeds: list[int] = []
@@ -690,7 +691,7 @@ SHAKY = {
 
 def test_after_several_in_a_row_the_run_goes_back_at_half_the_rate(make_run: MakeRun) -> None:
     run = make_run(**SHAKY)
-    run.updater.bad = {6, 7, 8}  # the state of update 6 is saved amid them
+    run.updater.bad = {6, 7, 8}  # of which the first would be saved
     assert run.trainer.run()
     # Five updates, three that were skipped, and from the state of update 4 five more.
     assert run.updater.rates == [0.8] * 8 + [0.4] * 5
@@ -700,6 +701,7 @@ def test_after_several_in_a_row_the_run_goes_back_at_half_the_rate(make_run: Mak
     assert (line["update"], line["to_update"], line["rate_factor"]) == (8, 4, 0.5)
     assert (run.progress.num_rollbacks, run.progress.skipped) == (1, 3)
     assert run.progress.position == plan.Position(2, 1), "the same batches come again"
+    assert run.edges.of("save")[:4] == [0, 2, 4, 4], "what is amid them pushes out no good state"
     again = run.updater.seeds[8:]
     assert not set(again) & set(run.updater.seeds[:8]), "with other masks"
 
@@ -710,6 +712,23 @@ def test_fewer_in_a_row_are_no_reason_to_go_back(make_run: MakeRun) -> None:
     run.trainer.run()
     assert run.edges.lines("rollback") == []
     assert run.updater.rates == [0.8] * 9
+
+
+def test_going_back_does_not_forget_what_the_device_has_room_for(make_run: MakeRun) -> None:
+    run = make_run(**SHAKY)
+    run.updater.bad = {6, 7, 8}
+    original = run.updater.update
+
+    def update_once(*args: Any, **kwargs: Any) -> update.UpdateResult:
+        if run.progress.update == 5:
+            run.updater.device_tokens = 80  # type: ignore[assignment]
+        return original(*args, **kwargs)
+
+    run.updater.update = update_once  # type: ignore[method-assign]
+    run.trainer.run()
+    assert len(run.edges.lines("rollback")) == 1
+    assert len(run.edges.lines("memory")) == 1
+    assert run.edges.states[4][0]["device_tokens"] == 80
 
 
 def test_the_lower_rate_is_saved_at_once(make_run: MakeRun) -> None:
@@ -782,6 +801,55 @@ def test_an_update_that_does_not_fit_keeps_what_was_trained(make_run: MakeRun) -
     with pytest.raises(errors.TrainingError, match="a single pair"):
         run.trainer.run()
     assert run.edges.of("save") == [0, 5]
+
+
+def test_a_rank_lost_amid_a_step_leaves_nothing_to_save(make_run: MakeRun) -> None:
+    """The weights are then neither those of before nor those of after."""
+    run = make_run(max_updates=9, checkpoint_interval=2)
+    update_ = run.updater.update
+
+    def lost(*args: Any, **kwargs: Any) -> update.UpdateResult:
+        if len(run.updater.rates) == 5:
+            run.updater.is_amid_step = True
+            raise errors.TrainingError("has lost another process")
+        return update_(*args, **kwargs)
+
+    run.updater.update = lost  # type: ignore[method-assign]
+    with pytest.raises(errors.TrainingError, match="lost"):
+        run.trainer.run()
+    assert run.edges.of("save") == [0, 2, 4]
+
+
+@pytest.mark.parametrize("at", [3, 6, 13])
+def test_a_validation_that_fails_loses_nothing_and_is_made_up_for(
+    make_run: MakeRun, at: int
+) -> None:
+    whole = make_run(CLIMB, **RESUMED)
+    whole.edges.mean = 12.5
+    whole.trainer.run()
+    first = make_run(CLIMB, **RESUMED)
+    first.edges.mean = 12.5
+    validate = first.edges.validate
+
+    def failing(model: Any) -> Found:
+        if model.count == at:
+            raise errors.TrainingError("data.valid: a pair does not fit")
+        return validate(model)
+
+    first.edges.validate = failing  # type: ignore[method-assign]
+    with pytest.raises(errors.TrainingError, match="does not fit"):
+        first.trainer.run()
+    assert max(first.edges.states) == at
+    second = make_run(CLIMB, going_on_from=first.edges.states[at], **RESUMED)
+    second.edges.mean = 12.5
+    second.edges.states |= first.edges.states
+    assert second.trainer.run()
+    assert first.updater.rates + second.updater.rates == whole.updater.rates
+    assert second.edges.published[-1] == whole.edges.published[-1]
+    kept = [line for line in whole.edges.lines("validation") if line["update"] >= at]
+    for line, wanted in zip(second.edges.lines("validation"), kept, strict=True):
+        assert line | {"seconds": 0} == wanted | {"seconds": 0}
+    assert saved(second, 13)[1] == saved(whole, 13)[1]
 
 
 def test_scores_that_are_no_numbers_are_null(make_run: MakeRun) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from nmt import errors
 from nmt.checkpoint import weights
 from nmt.config import schema
+from nmt.models import layers
 from nmt.training import optimizers
 
 MakeConfig = Callable[..., schema.TrainingConfig]
@@ -255,6 +256,14 @@ def test_muon_leaves_embeddings_and_the_output_layer_to_adamw(
     assert names
     assert all(model.get_parameter(name).dim() == 2 for name in names)
     assert not [name for name in names if "embedding" in name or name.startswith("output")]
+    # Learned positions are rows that are looked up, as embeddings are.
+    tables = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, layers.LearnedPositions)
+    }
+    assert not tables & ids
+    assert bool(tables) == (family[0]["type"] == "cnn")
 
 
 def test_a_torch_without_muon_is_told_apart(

@@ -7,6 +7,7 @@ from torch import nn
 
 from nmt import errors
 from nmt.config import schema
+from nmt.models import seq2seq
 from nmt.training import optimizers, selection
 
 MakeConfig = Callable[..., schema.TrainingConfig]
@@ -64,6 +65,41 @@ def test_a_factor_on_what_is_frozen_is_refused(
     selection.freeze(config, model)
     with pytest.raises(errors.ConfigError, match="no parameter that is trained"):
         selection.rate_factors(config, model)
+
+
+@pytest.fixture
+def tied() -> nn.Module:
+    """A model whose embeddings and output layer are one matrix."""
+    side = {"type": "rnn", "embedding_size": 8, "hidden_size": 8}
+    config = schema.ModelConfig.model_validate({"encoder": side, "decoder": side})
+    return seq2seq.build(config, 13, 13, shared=True)
+
+
+@pytest.mark.parametrize("pattern", ["src_embedding.*", "output.weight"])
+def test_tied_parameters_have_all_their_names(
+    training_config: MakeConfig,
+    tied: nn.Module,
+    pattern: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = training_config(freeze=(pattern,))
+    with caplog.at_level("INFO", "nmt"):
+        selection.freeze(config, tied)
+    assert not tied.output.weight.requires_grad
+    others = {"src_embedding.weight", "tgt_embedding.weight", "output.weight"} - {
+        pattern.replace("*", "weight")
+    }
+    told = {line.split(": ")[1].split(" is frozen")[0] for line in caplog.messages}
+    assert told == others
+
+
+@pytest.mark.parametrize("pattern", ["src_embedding.*", "output.weight"])
+def test_a_factor_of_a_tied_parameter_may_have_any_of_its_names(
+    training_config: MakeConfig, tied: nn.Module, pattern: str
+) -> None:
+    found = selection.rate_factors(training_config(rate_factors={pattern: 3.0}), tied)
+    assert found.pop("src_embedding.weight") == 3.0
+    assert set(found.values()) == {1.0}
 
 
 def test_freezing_everything_is_refused(training_config: MakeConfig, model: nn.Module) -> None:
