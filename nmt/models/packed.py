@@ -1,4 +1,4 @@
-"""Linear layers for translating on CPU: int8 with a scale for each row, and packed bf16.
+"""Linear layers for translating on CPU: int8 with a scale for each row, and packed bf16 and float32.
 
 A weight matrix in int8 has a scale for each output, fixed when it is made, and the activations have one
 for each row, found as they come. One scale for a whole batch, which is what torch's own dynamic layers
@@ -103,35 +103,38 @@ class Int8Linear(nn.Module):
         return Int8Linear(self.weight[outputs], self.scale_O[outputs], bias)
 
 
-class Bf16Linear(nn.Module):
-    """A linear layer in bf16 whose weights are packed once; what it returns is bf16.
+class PackedLinear(nn.Module):
+    """A linear layer in bf16 or float32 whose weights oneDNN has packed once; its result is of that type.
 
     Attributes:
-        weight: bf16 [O, I].
-        bias: bf16 [O] or None.
+        weight: [O, I] in that type.
+        bias: [O] in that type, or None.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> None:
+    def __init__(
+        self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, dtype: torch.dtype
+    ) -> None:
+        """Takes what a linear layer has, and the type to multiply in."""
         super().__init__()
-        bias = None if bias_O is None else bias_O.detach().bfloat16()
-        self.register_buffer("weight", weight_OI.detach().bfloat16(), persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
+        # Part of the model's state, as the layer was in whose place this stands.
+        self.register_buffer("weight", weight_OI.detach().to(dtype))
+        self.register_buffer("bias", None if bias_O is None else bias_O.detach().to(dtype))
         self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
 
     def forward(self, states: torch.Tensor, folded: torch.Tensor | None = None) -> torch.Tensor:
         """Returns states weight^T + bias; arguments as for `Int8Linear`."""
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            states.bfloat16(), self._packed, self.bias, "none", [], ""
+            states.to(self.weight.dtype), self._packed, self.bias, "none", [], ""
         )
         return product
 
-    def narrowed(self, outputs: torch.Tensor) -> "Bf16Linear":
+    def narrowed(self, outputs: torch.Tensor) -> "PackedLinear":
         """Returns the layer with these outputs only; int64 indices."""
         bias = None if self.bias is None else self.bias[outputs]
-        return Bf16Linear(self.weight[outputs], bias)
+        return PackedLinear(self.weight[outputs], bias, self.weight.dtype)
 
 
 class PlainLinear(nn.Module):
@@ -174,7 +177,7 @@ def rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
 
 def narrowed(layer: nn.Module, outputs: torch.Tensor) -> nn.Module:
     """Returns an output layer, in whatever precision, with these outputs only; int64 indices."""
-    if isinstance(layer, Int8Linear | Bf16Linear):
+    if isinstance(layer, Int8Linear | PackedLinear):
         return layer.narrowed(outputs)
     assert isinstance(layer, nn.Linear) and layer.bias is None, "output layers have no bias"
     return PlainLinear(layer.weight[outputs], None)

@@ -35,12 +35,13 @@ def onednn_takes(states: torch.Tensor) -> bool:
         states.dtype == torch.float32
         and states.device.type == "cpu"
         and states.numel() > 0
-        and _onednn_leads_in_fp32()
+        and onednn_leads_in_fp32()
     )
 
 
 @functools.cache
-def _onednn_leads_in_fp32() -> bool:
+def onednn_leads_in_fp32() -> bool:
+    """Returns whether oneDNN is faster than MKL in float32 on this processor."""
     if not packed.has_onednn() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     try:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from nmt import errors
-from nmt.models import cnn, fused, packed, rnn, seq2seq
+from nmt.models import cnn, fused, packed, products, rnn, seq2seq
 
-# Layers with fewer weights stay as they are: finding scales and rounding costs what the product gains.
+# Layers with fewer weights stay float32 as they are: finding scales and rounding costs what the product
+# gains, and so does asking oneDNN for a product of a few rows.
 MIN_WEIGHTS = 2**16
 
 
@@ -24,8 +25,8 @@ def prepare(model: seq2seq.Seq2Seq, precision: str) -> None:
 
     Args:
         model: in evaluation mode, weights in place, float32, on CPU.
-        precision: `int8`, `bf16` (where it cannot be packed, autocast does all), or another, for
-            which nothing is to be done.
+        precision: `int8`, `bf16` (where it cannot be packed, autocast does all), `fp32` (where oneDNN is
+            the faster one), or another, for which nothing is to be done.
 
     Raises:
         errors.UsageError: this torch has no products in int8.
@@ -40,7 +41,12 @@ def prepare(model: seq2seq.Seq2Seq, precision: str) -> None:
         model.register_module("output", packed.int8_linear(model.output.weight, None))
     elif precision == "bf16" and packed.has_packed_bf16():
         _replace(model, _bf16_of)
-        model.register_module("output", packed.Bf16Linear(model.output.weight, None))
+        output = packed.PackedLinear(model.output.weight, None, torch.bfloat16)
+        model.register_module("output", output)
+    elif precision == "fp32" and products.onednn_leads_in_fp32():
+        _replace(model, _fp32_of)
+        if (packed_output := _fp32_of(model.output)) is not None:
+            model.register_module("output", packed_output)
 
 
 def _replace(module: nn.Module, replacement_of: Callable[[nn.Module], nn.Module | None]) -> None:
@@ -69,9 +75,15 @@ def _int8_of(module: nn.Module) -> nn.Module | None:
 
 def _bf16_of(module: nn.Module) -> nn.Module | None:
     if isinstance(module, cnn.WeightNormLinear):
-        return packed.Bf16Linear(module.folded(), module.bias)
+        return packed.PackedLinear(module.folded(), module.bias, torch.bfloat16)
     if type(module) is fused.Linear:
-        return packed.Bf16Linear(module.weight, module.bias)
+        return packed.PackedLinear(module.weight, module.bias, torch.bfloat16)
+    return None
+
+
+def _fp32_of(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.Linear) and module.weight.numel() >= MIN_WEIGHTS:
+        return packed.PackedLinear(module.weight, module.bias, torch.float32)
     return None
 
 

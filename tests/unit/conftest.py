@@ -14,5 +14,5 @@ def fp32_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         packed.has_onednn() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     ):
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(products, "_onednn_leads_in_fp32", lambda: name == "onednn")
+    monkeypatch.setattr(products, "onednn_leads_in_fp32", lambda: name == "onednn")
     return name

@@ -84,9 +84,17 @@ def test_packed_bf16_is_what_autocast_computes():
     states = _states(9, 64)
     with torch.autocast("cpu", torch.bfloat16):
         expected = F.linear(states, weight, bias)
-    found = packed.Bf16Linear(weight, bias)(states)
+    found = packed.PackedLinear(weight, bias, torch.bfloat16)(states)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-9)
+
+
+@pytest.mark.skipif(not packed.has_onednn(), reason="this torch has no oneDNN")
+def test_packed_float32_is_what_a_linear_layer_computes():
+    weight, bias = _layer()
+    states = _states(9, 64)
+    found = packed.PackedLinear(weight, bias, torch.float32)(states)
+    torch.testing.assert_close(found, F.linear(states, weight, bias), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8", "bf16"])
@@ -99,7 +107,7 @@ def test_a_narrowed_output_layer_gives_the_same_scores_of_fewer_outputs(kind):
     layer = {
         "fp32": lambda: plain,
         "int8": lambda: packed.int8_linear(weight, None),
-        "bf16": lambda: packed.Bf16Linear(weight, None),
+        "bf16": lambda: packed.PackedLinear(weight, None, torch.bfloat16),
     }[kind]()
     outputs, states = torch.tensor([90, 2, 3, 41]), _states(5, 64)
     found = packed.narrowed(layer, outputs)(states)

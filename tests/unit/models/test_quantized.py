@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nmt import errors
-from nmt.models import packed, quantized, rnn
+from nmt.models import packed, products, quantized, rnn
 from nmt.models import state as decoder_state
 
 pytestmark = pytest.mark.skipif(not packed.has_int8(), reason="this torch has no int8 products")
@@ -119,11 +119,31 @@ def test_small_layers_stay_in_float32(build_model, family):
     assert len(replaced) == 1 + 2 * len(cells)  # the output layer
 
 
-def test_other_precisions_change_nothing(build_model, family):
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+def test_other_precisions_change_nothing(build_model, family, monkeypatch, precision):
+    monkeypatch.setattr(products, "onednn_leads_in_fp32", lambda: False)
     model = build_model(family).float()
     before = list(model.modules())
-    quantized.prepare(model, "fp32")
+    quantized.prepare(model, precision)
     assert list(model.modules()) == before
+
+
+@torch.no_grad()
+def test_float32_is_packed_where_that_is_faster_and_stays_what_it_was(
+    build_model, family, make_sources, monkeypatch
+):
+    monkeypatch.setattr(products, "onednn_leads_in_fp32", lambda: True)
+    model, sources = build_model(family).float(), make_sources(LENGTHS)
+    before, state = _logits(model, sources, _tgt_in()), dict(model.state_dict())
+    quantized.prepare(model, "fp32")
+    assert not [m for m in model.modules() if isinstance(m, packed.PackedLinear)], "all are small"
+    monkeypatch.setattr(quantized, "MIN_WEIGHTS", 0)
+    quantized.prepare(model, "fp32")
+    assert isinstance(model.output, packed.PackedLinear)
+    torch.testing.assert_close(_logits(model, sources, _tgt_in()), before, rtol=1e-4, atol=1e-4)
+    after = model.state_dict()
+    assert after.keys() == state.keys()
+    assert all(torch.equal(after[name], state[name]) for name in state)
 
 
 def test_two_models_do_not_share_what_they_replaced(prepared, make_sources, family):
