@@ -210,7 +210,9 @@ class Translator:
         if self._risk is not None:
             wanted = outcomes.num_candidates(self._risk, request.decoding, request.num_best)
             request = dataclasses.replace(request, num_best=wanted)
-        return self._planner.plan(request)
+        planned = self._planner.plan(request)
+        tags = self._texts.tags(request.tgt_lang)
+        return dataclasses.replace(planned, num_tags=len(tags)) if tags else planned
 
     def _answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Does what `answer` says, with lines that need not be split."""

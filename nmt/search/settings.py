@@ -91,6 +91,7 @@ class Request:
         closed: for each of them whether its end has to be the end of a word; empty for none. Then all
             of them have to begin with a token that begins a word.
         sample_key: tells the random numbers of this sentence from those of others, 0 to 2**62.
+        num_tags: tokens of the source that are no text, and do not count in ratios of lengths.
     """
 
     settings: SearchSettings
@@ -99,6 +100,7 @@ class Request:
     constraints: tuple[Phrase, ...] = ()
     closed: tuple[bool, ...] = ()
     sample_key: int = 0
+    num_tags: int = 0
 
     @property
     def names_tokens(self) -> bool:
@@ -164,7 +166,7 @@ def limits(
 
     Args:
         requests: one for each sentence.
-        src_lengths_B: source lengths, EOS included.
+        src_lengths_B: source lengths, EOS and tags included.
         max_positions: what the decoder can represent, or None.
     """
     settings = [request.settings for request in requests]
@@ -179,7 +181,8 @@ def limits(
     caps_B = hosting.to_device(caps, device)
     ratios_B = hosting.floats_to_device([one.max_length_ratio for one in settings], device)
     min_ratios_B = hosting.floats_to_device([one.min_length_ratio for one in settings], device)
-    lengths_B = src_lengths_B.to(ratios_B.dtype)
+    tags_B = hosting.to_device([request.num_tags for request in requests], device)
+    lengths_B = (src_lengths_B - tags_B).to(ratios_B.dtype)
     minima_B = ((lengths_B - 1) * min_ratios_B).ceil().to(torch.int64)
     minima_B = minima_B.maximum(hosting.to_device([one.min_length for one in settings], device))
     minima_B = minima_B.minimum(caps_B - 1)

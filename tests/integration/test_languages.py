@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from nmt import api
+from nmt.search import settings as search_settings
 
 FORTH = {"src": "train.src", "tgt": "train.tgt", "tgt_lang": "bb"}
 BACK = {"src": "train.tgt", "tgt": "train.src", "src_lang": "bb", "tgt_lang": "aa"}
@@ -106,6 +107,20 @@ def test_lines_flags_and_the_api_say_the_language(both, nmt):
     assert float(found[0]) == pytest.approx(
         model.score(["ba"], [best.text], tgt_lang="aa")[0], abs=1e-4
     )
+
+
+def test_the_search_is_told_what_of_a_source_is_no_text(both, nmt, monkeypatch):
+    both()
+    assert nmt("train", "c.yaml").code == 0
+    told, limits = [], search_settings.limits
+
+    def spied(requests, *args):
+        told.extend(request.num_tags for request in requests)
+        return limits(requests, *args)
+
+    monkeypatch.setattr(search_settings, "limits", spied)
+    assert nmt("translate", "--model", "run", "--tgt-lang", "bb", stdin=b"ba\nde\n").code == 0
+    assert told == [1, 1]
 
 
 def test_a_test_set_is_scored_pair_by_pair(both, nmt):

@@ -83,3 +83,12 @@ def test_the_longest_target_follows_from_the_source_and_the_limits(
 def test_each_sentence_has_a_limit_of_its_own():
     lengths = _max_lengths(SETTINGS(), torch.tensor([7, 1, 300]), None)
     assert lengths.tolist() == [41, 23, 512]
+
+
+def test_tags_do_not_count_in_ratios_of_lengths():
+    settings = SETTINGS(min_length_ratio=2.0, max_length_ratio=3.0, max_length=100)
+    requests = [search_settings.Request(settings, num_tags=number) for number in (0, 1, 2)]
+    # Each has four tokens of text and EOS.
+    found = search_settings.limits(requests, torch.tensor([5, 6, 7]), None)
+    assert found.min_lengths_B.tolist() == [8, 8, 8]
+    assert found.max_lengths_B.tolist() == [15 + search_settings.SLACK] * 3
