@@ -210,9 +210,7 @@ class Translator:
         if self._risk is not None:
             wanted = outcomes.num_candidates(self._risk, request.decoding, request.num_best)
             request = dataclasses.replace(request, num_best=wanted)
-        planned = self._planner.plan(request)
-        tags = self._texts.tags(request.tgt_lang)
-        return dataclasses.replace(planned, num_tags=len(tags)) if tags else planned
+        return self._planner.plan(request)
 
     def _answer(self, asked: Sequence[requests.Request]) -> list[outcomes.Outcome]:
         """Does what `answer` says, with lines that need not be split."""
@@ -222,6 +220,9 @@ class Translator:
         for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
             try:
                 planned = self._plan(request)
+                if self._texts.languages:
+                    tags = self._texts.tags(request.tgt_lang)
+                    planned = dataclasses.replace(planned, num_tags=len(tags))
             except errors.UsageError as error:
                 answers.append(outcomes.Outcome([], str(error)))
                 continue
