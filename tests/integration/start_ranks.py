@@ -8,7 +8,8 @@ Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
     counts_bytes  whether each rank writes into `bytes.RANK` of the run folder what it has in tensors
             after an update (which is all that there is: some tests are about what is not kept)
     faults  [rank, update, kind], each once: what happens when that rank computes that update, or,
-            where kind begins with `lines`, translates its part of a chunk with that number
+            where kind begins with `lines`, translates its part of a chunk with that number, or with
+            `share`, is amid the optimiser's step of its update of that number since it was started
 
 It prints the exit statuses in JSON, and leaves what each rank said in `err.0`, `err.1` and so on.
 """
@@ -29,7 +30,7 @@ from nmt import errors
 from nmt.cli import jobs, main, train, translate  # noqa: F401 (imported once, for all ranks)
 from nmt.data import batches
 from nmt.inference import translator
-from nmt.runtime import seeds
+from nmt.runtime import distributed, seeds
 from nmt.training import fitting, update
 
 DEADLINE = 60.0
@@ -67,6 +68,14 @@ def install(rank: int, faults: list) -> None:
         return honest(machine, asked)
 
     translator.Translator.answer = faulty_answer
+    share, shares = distributed.Ranks.share, itertools.count(1)
+
+    def faulty_share(group, tensors, owners):
+        if [rank, next(shares), "share-KILL"] in faults:
+            os.kill(os.getpid(), signal.SIGKILL)
+        share(group, tensors, owners)
+
+    distributed.Ranks.share = faulty_share
     if [0, 0, "disk"] in faults and rank == 0:
         jobs.Job._publish = fail_to_write
     if [1, 0, "fit"] in faults and rank == 1:

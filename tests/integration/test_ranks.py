@@ -69,6 +69,19 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on_bit_for_bit(
     assert open_run("run").metrics == open_run("whole").metrics
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_amid_a_step_leaves_no_half_of_it(rank, exact, ranks, open_run):
+    """The one that is left has moved its own matrices and nobody else's."""
+    exact("transformer", optimizer="muon")
+    assert ranks(2, "whole").codes == [0, 0]
+    ended = ranks(2, "run", faults=[[rank, 5, "share-KILL"]])
+    assert sorted(ended.codes) == [-signal.SIGKILL, 1]
+    assert resume.updates(Path("run"))[-1] == 4
+    assert ranks(2, "run").codes == [0, 0]
+    assert open_run("run").sha256 == open_run("whole").sha256
+    assert open_run("run").metrics == open_run("whole").metrics
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_run_goes_on_with_another_number_of_ranks(optimizer, exact, nmt, ranks, open_run):
     exact(optimizer=optimizer)
