@@ -57,14 +57,25 @@ def test_a_bad_update_is_skipped_counted_and_logged(family, what, poison, config
         assert torch.isfinite(tensor).all()
 
 
-def test_a_run_goes_back_and_then_on(poison, configure, nmt, open_run):
-    configure("transformer", training=SETTINGS | {"ema_decay": 0.9})
+@pytest.mark.parametrize(
+    ("validation_interval", "back", "logged"),
+    [
+        (6, 2, [1, 2, 3, 3, 4, 5, 6]),
+        # The moving average goes on while updates are skipped, and update 3 validates as the best one.
+        (1, 3, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_run_goes_back_and_then_on(
+    validation_interval, back, logged, poison, configure, nmt, open_run
+):
+    intervals = {"validation_interval": validation_interval, "checkpoint_interval": 1}
+    configure("transformer", training=SETTINGS | {"ema_decay": 0.9} | intervals)
     poison(seeds_of(3, 4))
     done = nmt("train", "c.yaml")
     assert done.code == 0
     (line,) = [line for line in open_run().metrics if line["event"] == "rollback"]
-    assert (line["update"], line["to_update"], line["rate_factor"]) == (4, 2, 0.5)
-    assert open_run().updates("train") == [1, 2, 3, 3, 4, 5, 6]
+    assert (line["update"], line["to_update"], line["rate_factor"]) == (4, back, 0.5)
+    assert open_run().updates("train") == logged
     assert resume.load(Path("run"), 6).values["progress"]["rate_factor"] == 0.5
 
 
