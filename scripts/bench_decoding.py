@@ -13,7 +13,8 @@ and of JoeyNMT and Hugging Face MarianMT of the same shape; greedy and with beam
 A group is one beam and one batch size. Its sides are processes of their own, which work in turn, one at
 a time, each once a round over the same lines; ratios are taken within a round. The slow peers translate
 a part of the lines at equal distances (--peer-lines), as all sides do one by one (--lines-alone).
-Threads and allocator settings are the same for all. What differs otherwise is printed at the end.
+Threads and allocator settings are the same for all, but that the slow peers also run as they come. What
+differs otherwise is printed at the end.
 """
 
 import argparse
@@ -152,7 +153,7 @@ class Benchmark:
     def _start(self, entry: decoding.Entry, beam_size: int, data: Path) -> processes.SideProcess:
         job = {
             "program": entry.program,
-            "allocator": "tuned",
+            "allocator": entry.allocator,
             "threads": self._args.threads,
             "model": str(self._args.model.absolute()),
             "export": str(self._exports.get(entry.quantization, Path()).absolute()),

@@ -9,6 +9,8 @@ for bit, whatever stands beside it.
 Letters besides those of `base`: O outputs, I inputs.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -97,6 +99,12 @@ class Int8Linear(nn.Module):
         product.mul_(steps)
         return product if self.bias is None else product.add_(self.bias)
 
+    @functools.cached_property
+    def numbers(self) -> torch.Tensor:
+        """The weights as numbers, in bf16 where the processor multiplies it, else in float32."""
+        weight_OI = self.weight.float() * self.scale_O.unsqueeze(1)
+        return weight_OI.bfloat16() if has_packed_bf16() else weight_OI
+
     def narrowed(self, outputs: torch.Tensor) -> "Int8Linear":
         """Returns the layer with these outputs only; int64 indices."""
         bias = None if self.bias is None else self.bias[outputs]
@@ -166,13 +174,10 @@ def rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., I].
     """
-    assert isinstance(layer.weight, torch.Tensor), "linear layers have weights"
+    weight = layer.numbers if isinstance(layer, Int8Linear) else layer.weight
+    assert isinstance(weight, torch.Tensor), "linear layers have weights"
     # A lookup of rows has a kernel of its own, several times as fast as an index.
-    found = F.embedding(outputs, layer.weight)
-    if isinstance(layer, Int8Linear):
-        found = found.float() * layer.scale_O[outputs].unsqueeze(-1)
-        return found.bfloat16() if has_packed_bf16() else found
-    return found
+    return F.embedding(outputs, weight)
 
 
 def narrowed(layer: nn.Module, outputs: torch.Tensor) -> nn.Module:

@@ -23,6 +23,7 @@ DIFFERENCES = (
     "blocks, JoeyNMT before them; both have ReLU, one embedding table and no dropout.",
     "MarianMT keeps finished sentences in the batch, JoeyNMT computes the prefix anew at each step: "
     "that is how they are.",
+    "All have the memory allocator that nmt sets up for itself, but for sides that say otherwise.",
     "nmt ends a translation at decoding.max_length_ratio as well, CTranslate2 at max_length alone.",
     "CTranslate2 works in a process of nmt, which loads torch: its peak memory has torch in it.",
 )
@@ -37,12 +38,14 @@ class Entry:
         program: of its module.
         flags: of `nmt translate`, for nmt.
         quantization: of the export, for CTranslate2.
+        allocator: of its process.
     """
 
     name: str
     program: str
     flags: tuple[str, ...] = ()
     quantization: str = ""
+    allocator: str = "tuned"
 
     @property
     def has_weights(self) -> bool:
@@ -74,8 +77,11 @@ def entries(precisions: Sequence[str], also: Sequence[str]) -> list[Entry]:
     ]
     return [
         *found,
-        Entry("MarianMT fp32", "marian_decoding"),
-        Entry("JoeyNMT fp32", "joeynmt_decoding"),
+        *(
+            Entry(f"{name} fp32{note}", program, allocator=allocator)
+            for name, program in (("MarianMT", "marian_decoding"), ("JoeyNMT", "joeynmt_decoding"))
+            for note, allocator in (("", "tuned"), (" as it comes", "default"))
+        ),
     ]
 
 
