@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from nmt.data import cache, filler, filters
+from nmt.runtime import files
 
 CONFIG = """
 run_dir: {work}/run-{pairs}
@@ -142,7 +143,7 @@ def measure(found: Measured, command: list[str], metrics: Path) -> Measured:
 def tokenise(cache_dir: Path, run_dir: Path, paths: list[Path], pairs: int) -> float:
     """Fills the cache that a run has begun anew; returns pairs per second."""
     [folder] = cache_dir.iterdir()
-    cache.remove(folder)
+    files.remove_tree(folder)
     entry = filler.Entry(src=str(paths[0]), tgt=str(paths[1]))
     limits = filters.PairFilter(256, 256, 9.0)
     layout = cache.Layout("uint16", has_text=False)

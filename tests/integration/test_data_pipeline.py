@@ -251,3 +251,19 @@ def test_a_pipe_is_no_training_corpus(configure, nmt):
         "train", "c.yaml", "--quiet", "--set", "tokenizer={model: ready/tokenizer/spm.model}"
     )
     done.assert_refused(1, "pipe: is no regular file")
+
+
+def test_the_benchmark_of_data_tokenises_as_a_run_does(configure, nmt, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    import bench_data
+
+    configure("rnn", data={"cache_dir": "cache"})
+    assert nmt("train", "c.yaml").code == 0
+    (folder,) = Path("cache").iterdir()
+    wanted = {path.name: path.read_bytes() for path in folder.iterdir()}
+    paths = [Path("train.src"), Path("train.tgt")]
+    assert bench_data.tokenise(Path("cache"), Path("run"), paths, 60) > 0
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert found.keys() == wanted.keys()
+    ids = [name for name in wanted if "src" in name or "tgt" in name]
+    assert ids and all(found[name] == wanted[name] for name in ids)
