@@ -113,7 +113,8 @@ def heat_map(content: documents.HeatMap) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """Returns about five round numbers that hold these two between them."""
-    if high <= low:
+    # What labels could not tell apart is one number.
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-10):
         low, high = low - abs(low) * 0.5 - 0.5, high + abs(high) * 0.5 + 0.5
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
