@@ -23,6 +23,7 @@ from nmt.runtime import distributed, files
 from nmt.text import tokenizer
 from nmt.training import (
     fitting,
+    hooks,
     initial,
     layouts,
     loop,
@@ -244,7 +245,7 @@ class Job:
         )
         return layout
 
-    def _hooks(self, parts: preparation.Parts) -> loop.Hooks:
+    def _hooks(self, parts: preparation.Parts) -> hooks.Hooks:
         config = self._config
         decoding = validation.decoding_of(config)
         both = texts.Texts(
@@ -267,7 +268,7 @@ class Job:
         validator: validation.Validator | validation.Joint = next(iter(validators.values()))
         if len(validators) > 1:
             validator = validation.Joint(validators)
-        return loop.Hooks(
+        return hooks.Hooks(
             validate=validator.validate,
             save=self._save,
             snapshot=self._snapshot,
@@ -284,7 +285,7 @@ class Job:
         self._metrics.write(json.dumps(line) + "\n")
         self._watchers.show(line)
 
-    def _best_weights(self, number: int) -> loop.Tensors | None:
+    def _best_weights(self, number: int) -> hooks.Tensors | None:
         """Returns the weights of a checkpoint; None where it is lost, and the model of the folder is it.
 
         Raises:
@@ -321,7 +322,7 @@ class Job:
             return True
         return False
 
-    def _last_good(self) -> tuple[dict[str, Any], dict[str, loop.Tensors]]:
+    def _last_good(self) -> tuple[dict[str, Any], dict[str, hooks.Tensors]]:
         """Returns the newest state before the updates that were skipped, or the best one amid them."""
 
         def is_good(values: dict[str, Any]) -> bool:
@@ -346,7 +347,7 @@ class Job:
             needed_by=resume.updates(self._run_dir),
         )
 
-    def _save(self, state: progress.Progress, kinds: dict[str, loop.Tensors]) -> None:
+    def _save(self, state: progress.Progress, kinds: dict[str, hooks.Tensors]) -> None:
         assert self._metrics is not None, "rank 0 saves"
         values = {
             "progress": state.to_json(),
@@ -363,7 +364,7 @@ class Job:
             best_of=lambda values: values["progress"]["best_update"],
         )
 
-    def _snapshot(self, number: int, weights: loop.Tensors) -> None:
+    def _snapshot(self, number: int, weights: hooks.Tensors) -> None:
         averaging.save_snapshot(
             self._run_dir,
             number,
@@ -372,13 +373,13 @@ class Job:
             needed_by=resume.updates(self._run_dir),
         )
 
-    def _average(self) -> loop.Tensors | None:
+    def _average(self) -> hooks.Tensors | None:
         newest = averaging.snapshot_updates(self._run_dir)
         newest = newest[-self._config.training.average_checkpoints :]
         newest = averaging.whole(self._run_dir, newest)
         return averaging.average(self._run_dir, newest) if len(newest) > 1 else None
 
-    def _publish(self, number: int, weights: loop.Tensors, scores: dict[str, float]) -> None:
+    def _publish(self, number: int, weights: hooks.Tensors, scores: dict[str, float]) -> None:
         folder.publish(
             self._run_dir,
             config_text=self._config_text,

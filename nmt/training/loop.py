@@ -21,7 +21,6 @@ from nmt.training import tensors as state_tensors
 logger = logging.getLogger(__name__)
 
 Tensors = state_tensors.Tensors
-Hooks = run_hooks.Hooks
 
 # A run that cannot be mended by an eighth of its rate will not be by less.
 MAX_ROLLBACKS = 3
@@ -37,7 +36,7 @@ class Trainer:
         loader: batches.Loader,
         config: schema.TrainingConfig,
         arithmetic: devices.Arithmetic,
-        hooks: Hooks,
+        hooks: run_hooks.Hooks,
         reporter: reporting.Reporter,
         *,
         seed: int = 1,
@@ -97,7 +96,7 @@ class Trainer:
             self._save()
         self._stream = self._loader.batches(self.progress.position)
         if self._owes_validation():
-            self._judge_and_keep(is_validated=True)
+            self._judge_and_keep()
         while (limit := progress.reached_limit(self.progress, self._config)) is None:
             # A finished run whose limit was raised is under way again.
             self.progress.finished = False
@@ -154,11 +153,12 @@ class Trainer:
             return
         if is_logged:
             self._log(rate)
-        self._judge_and_keep(is_validated=is_validated)
+        self._judge_and_keep()
 
-    def _judge_and_keep(self, *, is_validated: bool) -> None:
+    def _judge_and_keep(self) -> None:
         """Validates, saves and publishes what is due after an update."""
         state = self.progress
+        is_validated = state.update % self._config.validation_interval == 0
         is_best = self._validate() if is_validated else False
         is_due = state.update % self._config.checkpoint_interval == 0
         # Amid skipped updates nothing is new, and the state before them must not be pushed out by others.

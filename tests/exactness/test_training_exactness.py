@@ -14,7 +14,7 @@ from nmt.models import seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import seeds
 from nmt.text import vocab
-from nmt.training import loop, optimizers, reporting, selection, update
+from nmt.training import hooks, loop, optimizers, reporting, selection, update
 
 CPU = torch.device("cpu")
 SRC = vocab.Vocab(("",) * 13, unk_id=0, bos_id=1, eos_id=2, pad_id=3)
@@ -146,7 +146,7 @@ class _Run:
         )
 
     def _hooks(self):
-        return loop.Hooks(
+        return hooks.Hooks(
             validate=lambda model: _Scores(),
             save=self._save,
             snapshot=lambda number, tensors: None,

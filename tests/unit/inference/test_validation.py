@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import metrics
 from nmt.inference import outcomes, scorer, translator, validation
@@ -135,3 +136,23 @@ def test_validation_draws_no_random_numbers(model, make, corpus):
     before = torch.get_rng_state()
     make(corpus[:3], corpus[3:6]).validate(model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("where", ["score", "search"])
+def test_a_line_without_room_in_memory_is_told_with_its_corpus(
+    where, model, make, corpus, monkeypatch
+):
+    owner, name = {
+        "score": (scorer.Scorer, "_score"),
+        "search": (translator.Translator, "_search"),
+    }[where]
+
+    def too_large(*args: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(owner, name, too_large)
+    validator = make(corpus[:3], corpus[3:6])
+    with pytest.raises(
+        errors.TrainingError, match=r"^data\.valid: .*fit in memory.*max_src_tokens"
+    ):
+        validator.validate(model)

@@ -17,7 +17,7 @@ from nmt.config import schema
 from nmt.data import batches, plan
 from nmt.runtime import device as devices
 from nmt.runtime import distributed, seeds
-from nmt.training import layouts, loop, progress, update
+from nmt.training import hooks, layouts, loop, progress, update
 
 MakeConfig = Callable[..., schema.TrainingConfig]
 Tensors = dict[str, torch.Tensor]
@@ -197,13 +197,13 @@ class Run:
         self.edges = Edges(self.updater.model, clock, scores)
         self.edges.metric = config.best_metric
         self.reporter = Reporter()
-        hooks = {field.name: self._hook(field.name) for field in dataclasses.fields(loop.Hooks)}
+        made = {field.name: self._hook(field.name) for field in dataclasses.fields(hooks.Hooks)}
         self.trainer = loop.Trainer(
             self.updater,  # type: ignore[arg-type]
             EndlessLoader(),  # type: ignore[arg-type]
             config,
             ARITHMETIC,
-            loop.Hooks(**hooks),
+            hooks.Hooks(**made),
             self.reporter,  # type: ignore[arg-type]
         )
         if going_on_from is not None:
@@ -714,17 +714,22 @@ def test_fewer_in_a_row_are_no_reason_to_go_back(make_run: MakeRun) -> None:
     assert run.updater.rates == [0.8] * 9
 
 
-def test_going_back_does_not_forget_what_the_device_has_room_for(make_run: MakeRun) -> None:
-    run = make_run(**SHAKY)
-    run.updater.bad = {6, 7, 8}
+def run_out_of_memory(run: Run, *, after: int) -> None:
+    """Makes the update behind this one find out that the device has room for 80 positions."""
     original = run.updater.update
 
     def update_once(*args: Any, **kwargs: Any) -> update.UpdateResult:
-        if run.progress.update == 5:
+        if run.progress.update == after:
             run.updater.device_tokens = 80  # type: ignore[assignment]
         return original(*args, **kwargs)
 
     run.updater.update = update_once  # type: ignore[method-assign]
+
+
+def test_going_back_does_not_forget_what_the_device_has_room_for(make_run: MakeRun) -> None:
+    run = make_run(**SHAKY)
+    run.updater.bad = {6, 7, 8}
+    run_out_of_memory(run, after=5)
     run.trainer.run()
     assert len(run.edges.lines("rollback")) == 1
     assert len(run.edges.lines("memory")) == 1
@@ -764,14 +769,7 @@ def test_a_run_that_goes_back_in_vain_ends_with_what_it_has(make_run: MakeRun) -
 def test_a_limit_that_was_found_is_kept_and_logged(make_run: MakeRun) -> None:
     run = make_run(checkpoint_interval=2, max_updates=4)
     run.updater.device_tokens = 640  # type: ignore[assignment]
-    original = run.updater.update
-
-    def update_once(*args: Any, **kwargs: Any) -> update.UpdateResult:
-        if run.progress.update == 2:
-            run.updater.device_tokens = 80  # type: ignore[assignment]
-        return original(*args, **kwargs)
-
-    run.updater.update = update_once  # type: ignore[method-assign]
+    run_out_of_memory(run, after=2)
     run.trainer.run()
     lines = [(line["update"], line["device_tokens"]) for line in run.edges.lines("memory")]
     assert lines == [(0, 640), (3, 80)]
