@@ -7,8 +7,8 @@
 
 Measured are output tokens (EOS counts) and sentences per second, peak resident memory, and BLEU: of nmt
 in every precision that `nmt translate` offers, of CTranslate2 on the same weights in float32 and int8,
-and of JoeyNMT and Hugging Face MarianMT of the same shape; greedy and with beam 5; with batches of 1,
-64, and what is best for each side among --candidates.
+of Hugging Face MarianMT, on the same weights where it computes such a model, and of JoeyNMT of the same
+shape; greedy and with beam 5; with batches of 1, 64, and what is best for each side among --candidates.
 
 A group is one beam and one batch size. Its sides are processes of their own, which work in turn, one at
 a time, each once a round over the same lines; ratios are taken within a round. The slow peers translate
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import cores, processor
-from benchmarks import decoding, environments, processes
+from benchmarks import decoding, environments, marian_weights, processes
 
 from nmt import errors
 from nmt.checkpoint import folder
@@ -70,6 +70,8 @@ class Benchmark:
         self._reference = names[0] if names else None
         self._pythons = {"nmt_decoding": Path(sys.executable)}
         self._exports: dict[str, Path] = {}
+        self._marian_weights: Path | None = None
+        self.without_weights: dict[str, str] = {}
         self._prepare()
 
     def _corpus(self) -> tuple[list[str], list[str]]:
@@ -107,6 +109,24 @@ class Benchmark:
                 )
             except environments.UnavailableError as error:
                 self.unavailable[program] = str(error)
+        if "marian_decoding" in wanted - self.unavailable.keys():
+            self._convert_for_marian()
+
+    def _convert_for_marian(self) -> None:
+        path = self._args.work / "marian.safetensors"
+        loaded = loading.load(self._args.model, device="cpu", precision="fp32")
+        try:
+            marian_weights.write(path, loaded.model, self._config.model)
+        except environments.UnavailableError as error:
+            self.without_weights["marian_decoding"] = str(error)
+            return
+        self._marian_weights = path
+
+    def _has_weights(self, entry: decoding.Entry) -> bool:
+        """Whether a side computes with the weights of the model."""
+        if entry.program == "marian_decoding":
+            return self._marian_weights is not None
+        return entry.is_fast
 
     def _export(self, quantization: str) -> None:
         from nmt.interop import ctranslate2_export
@@ -138,7 +158,7 @@ class Benchmark:
         encoded = self._texts.src.encode_batch(lines)
         lengths = self._lengths.get(beam_size)
         forced = [lengths[index] for index in chosen] if lengths else [0] * len(lines)
-        real = [index for index, length in enumerate(forced) if length]
+        real = [index for index, line in enumerate(lines) if line.strip()]
         content = {
             "lines": lines,
             "sources": [encoded[index] for index in real],
@@ -157,6 +177,9 @@ class Benchmark:
             "threads": self._args.threads,
             "model": str(self._args.model.absolute()),
             "export": str(self._exports.get(entry.quantization, Path()).absolute()),
+            "weights": str(self._marian_weights.absolute()) if self._marian_weights else "",
+            "stops_early": entry.stops_early,
+            "max_length": self._config.decoding.max_length,
             "flags": entry.flags,
             "beam_size": beam_size,
             "batch_size": FIRST_BATCH,
@@ -169,7 +192,7 @@ class Benchmark:
 
     def measure_lengths(self, beam_size: int) -> None:
         """Lets nmt translate once, so that the peers know how long outputs are."""
-        if all(entry.has_weights for entry in self.entries):
+        if all(self._has_weights(entry) for entry in self.entries):
             return
         entry = decoding.Entry("nmt lengths", "nmt_decoding", decoding.REFERENCE_FLAGS)
         side = self._start(entry, beam_size, self._data(beam_size, range(len(self.lines))))
@@ -183,7 +206,7 @@ class Benchmark:
         count = len(self.lines)
         if batch == "1":
             count = min(count, self._args.lines_alone)
-        if not entry.has_weights:
+        if not entry.is_fast:
             count = min(count, self._args.peer_lines)
         return decoding.spaced(len(self.lines), count)
 
@@ -262,7 +285,7 @@ class Benchmark:
         rows = []
         for name, size in sizes.items():
             row = decoding.side_figures(rounds, name, batch=size, reference=reference)
-            texts = [answers[name].pop("texts", None) for answers in rounds][-1]
+            texts = [self._texts_of(answers[name], chosen[name]) for answers in rounds][-1]
             # A score of a part of the lines would be read as one of the whole.
             if texts is not None and len(chosen[name]) == len(self.lines):
                 row["bleu"] = metrics.score(
@@ -270,6 +293,16 @@ class Benchmark:
                 ).value
             rows.append(row)
         return rows
+
+    def _texts_of(self, answer: dict[str, Any], chosen: Sequence[int]) -> list[str] | None:
+        """Takes the translations out of an answer; pieces of those that gave ids are joined here."""
+        if "ids" not in answer:
+            return answer.pop("texts", None)
+        found = iter(answer.pop("ids"))
+        return [
+            self._texts.tgt.decode(next(found)) if self.lines[index].strip() else ""
+            for index in chosen
+        ]
 
 
 def _shape(options: Any) -> dict[str, int]:
@@ -358,6 +391,8 @@ def main() -> int:
         print(f"- {difference}")
     for name, reason in benchmark.unavailable.items():
         print(f"{name}: {reason}")
+    for name, reason in benchmark.without_weights.items():
+        print(f"{name}: random weights and forced lengths, since {reason}")
     for name, packages in {k: v for group in groups for k, v in group["versions"].items()}.items():
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in packages.items())}")
     if args.json:
@@ -367,6 +402,7 @@ def main() -> int:
             "model": str(args.model),
             "lines": len(benchmark.lines),
             "unavailable": benchmark.unavailable,
+            "without_weights": benchmark.without_weights,
             "differences": decoding.DIFFERENCES,
             "groups": groups,
         }

@@ -11,6 +11,8 @@ YARDSTICK = "CTranslate2 int8"
 # The side that has to have the BLEU of CTranslate2 in float32: whatever its name, it has these flags.
 REFERENCE_FLAGS = ("--precision", "fp32", "--no-shortlist")
 THEIR_REFERENCE = "CTranslate2 float32"
+# Sides in float32 that search as nmt does, but for when they ask whether a sentence is done.
+EQUAL_SIDES = (THEIR_REFERENCE, "MarianMT fp32 as it comes")
 # How far the same weights, in the same precision, may be apart in BLEU.
 SAME_BLEU = 0.2
 
@@ -18,9 +20,11 @@ DIFFERENCES = (
     "nmt and CTranslate2 go from text to text; MarianMT and JoeyNMT are given ids and give ids.",
     "All search with the plain sum of log-probabilities. nmt and CTranslate2 end a sentence's beam "
     "when no open hypothesis can win any more; to the same result, though they ask at other moments.",
-    "MarianMT and JoeyNMT cannot load the weights: theirs are random, of the same shape, and each "
-    "output is forced to the length of nmt's. They have no BLEU. MarianMT normalises behind the "
-    "blocks, JoeyNMT before them; both have ReLU, one embedding table and no dropout.",
+    "MarianMT has the weights if it computes such a model: norms behind the blocks, ReLU, sinusoids, one "
+    "embedding table. Else, and JoeyNMT always, has random ones of the same shape, and each output is "
+    "forced to the length of nmt's: they have no BLEU. JoeyNMT normalises before the blocks.",
+    "MarianMT's beam ends with as many finished hypotheses as it is wide; as it comes (its default), when "
+    "no open hypothesis can beat the worst of these: either is later than the others.",
     "MarianMT keeps finished sentences in the batch, JoeyNMT computes the prefix anew at each step: "
     "that is how they are.",
     "All have the memory allocator that nmt sets up for itself, but for sides that say otherwise.",
@@ -39,6 +43,7 @@ class Entry:
         flags: of `nmt translate`, for nmt.
         quantization: of the export, for CTranslate2.
         allocator: of its process.
+        stops_early: for MarianMT, `early_stopping`.
     """
 
     name: str
@@ -46,10 +51,11 @@ class Entry:
     flags: tuple[str, ...] = ()
     quantization: str = ""
     allocator: str = "tuned"
+    stops_early: bool = True
 
     @property
-    def has_weights(self) -> bool:
-        """Whether it computes with the weights of the model."""
+    def is_fast(self) -> bool:
+        """Whether it can be asked for all lines; it goes from text to text and has the weights."""
         return self.program in {"nmt_decoding", "ctranslate2_decoding"}
 
     @property
@@ -78,7 +84,7 @@ def entries(precisions: Sequence[str], also: Sequence[str]) -> list[Entry]:
     return [
         *found,
         *(
-            Entry(f"{name} fp32{note}", program, allocator=allocator)
+            Entry(f"{name} fp32{note}", program, allocator=allocator, stops_early=not note)
             for name, program in (("MarianMT", "marian_decoding"), ("JoeyNMT", "joeynmt_decoding"))
             for note, allocator in (("", "tuned"), (" as it comes", "default"))
         ),
@@ -128,28 +134,27 @@ def problems(rows: Sequence[Mapping[str, Any]], reference: str | None) -> list[s
         rows: the figures of a group.
         reference: the side that `Entry.is_reference` is true of.
     """
-    ours, theirs = _references(rows, reference)
-    if ours is None or theirs is None or abs(ours - theirs) <= SAME_BLEU:
-        return []
-    return [f"the same weights have {ours:.2f} BLEU in nmt and {theirs:.2f} in CTranslate2"]
+    bleu = {row["side"]: row.get("bleu") for row in rows}
+    ours = bleu.get(reference)
+    return [
+        f"the same weights have {ours:.2f} BLEU in nmt and {theirs:.2f} in {side}"
+        for side in EQUAL_SIDES
+        if ours is not None
+        and (theirs := bleu.get(side)) is not None
+        and abs(ours - theirs) > SAME_BLEU
+    ]
 
 
 def unchecked(rows: Sequence[Mapping[str, Any]], reference: str | None) -> list[str]:
     """Returns why `problems` had nothing to compare, if so; arguments as there."""
-    if YARDSTICK not in {row["side"] for row in rows} or None not in _references(rows, reference):
+    bleu = {row["side"]: row.get("bleu") for row in rows}
+    if YARDSTICK not in bleu or None not in (bleu.get(reference), bleu.get(THEIR_REFERENCE)):
         return []
     wanted = f"nmt {' '.join(REFERENCE_FLAGS)}"
     return [
         f"whether the same weights have the same BLEU; it takes {wanted} and {THEIR_REFERENCE} as "
         "sides, and all lines"
     ]
-
-
-def _references(
-    rows: Sequence[Mapping[str, Any]], reference: str | None
-) -> tuple[float | None, float | None]:
-    bleu = {row["side"]: row.get("bleu") for row in rows}
-    return bleu.get(reference), bleu.get(THEIR_REFERENCE)
 
 
 HEADINGS = (

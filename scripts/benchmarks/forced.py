@@ -34,8 +34,8 @@ class Sentences:
         """Tokens of all outputs, EOS included."""
         return sum(self._lengths)
 
-    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields padded sources, longest first as nmt has them, and the lengths of the outputs."""
+    def batches(self, size: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Yields places, padded sources, longest first as nmt has them, and lengths of outputs."""
         order = sorted(range(len(self._sources)), key=lambda index: -len(self._sources[index]))
         for begin in range(0, len(order), size):
             chosen = order[begin : begin + size]
@@ -44,7 +44,7 @@ class Sentences:
                 batch_first=True,
                 padding_value=self.specials["pad"],
             )
-            yield src, torch.tensor([self._lengths[index] for index in chosen])
+            yield chosen, src, torch.tensor([self._lengths[index] for index in chosen])
 
 
 def force(

@@ -62,7 +62,7 @@ class JoeynmtSide:
     def turn(self, number: int) -> dict[str, Any]:
         """Translates all sentences in batches of `number`."""
         tokens = 0
-        for src, lengths in self._sentences.batches(number):
+        for _, src, lengths in self._sentences.batches(number):
             src = self._ids[src]
             mask = (src != self._model.pad_index).unsqueeze(1)
             encoded, hidden, _, _ = self._model(

@@ -45,9 +45,12 @@ def test_the_reference_is_known_by_its_flags():
         assert not entry.is_reference
 
 
-def test_only_sides_with_the_weights_can_have_a_score():
-    with_weights = {entry.name for entry in decoding.entries(["fp32"], []) if entry.has_weights}
-    assert with_weights == {"nmt fp32", "CTranslate2 float32", "CTranslate2 int8"}
+def test_slow_sides_are_the_peers_in_python():
+    slow = {entry.name for entry in decoding.entries(["fp32"], []) if not entry.is_fast}
+    assert slow == {
+        *("MarianMT fp32", "MarianMT fp32 as it comes"),
+        *("JoeyNMT fp32", "JoeyNMT fp32 as it comes"),
+    }
 
 
 @pytest.mark.parametrize(("total", "count"), [(10, 3), (1000, 200), (5, 9), (7, 7), (0, 3)])
@@ -119,7 +122,11 @@ def test_the_same_weights_have_to_have_the_same_score():
     reference = "nmt --precision fp32"
     assert decoding.problems(rows(37.15), reference) == []
     assert decoding.problems(rows(36.5), reference) == [
-        "the same weights have 37.00 BLEU in nmt and 36.50 in CTranslate2"
+        "the same weights have 37.00 BLEU in nmt and 36.50 in CTranslate2 float32"
+    ]
+    marian = {"side": "MarianMT fp32 as it comes", "bleu": 36.0}
+    assert decoding.problems([*rows(37.0), marian], reference) == [
+        "the same weights have 37.00 BLEU in nmt and 36.00 in MarianMT fp32 as it comes"
     ]
     assert decoding.unchecked(rows(36.5), reference) == []
 
