@@ -39,6 +39,7 @@ from nmt.runtime import files
 
 BEST = "best"
 FIRST_BATCH = 64  # of the runs that only warm up or tell lengths
+LOOKS = 3  # at each size of batch, before one is chosen
 CHECK_LINES = 100  # that both engines translate when the model is exported
 
 
@@ -215,10 +216,12 @@ class Benchmark:
         side = self._start(entry, beam_size, data)
         try:
             side.turn(FIRST_BATCH)
-            seconds = {size: side.turn(size)["seconds"] for size in self._args.candidates}
+            # The machine's speed changes meanwhile: one look at each would choose at random.
+            turns = [size for _ in range(LOOKS) for size in self._args.candidates]
+            seconds = [(side.turn(size)["seconds"], size) for size in turns]
         finally:
             side.close()
-        return min(seconds, key=lambda size: seconds[size])
+        return min(seconds)[1]
 
     def group(self, beam_size: int, batch: str) -> dict[str, Any]:
         """Measures all sides with one beam and one batch size."""

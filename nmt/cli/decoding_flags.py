@@ -7,6 +7,7 @@ from nmt.cli import values
 # Key, kind, and what `--help` says; the schema checks the values.
 _CONTROL: tuple[tuple[str, type, str], ...] = (
     ("min_length_ratio", float, "no EOS before X times the source length"),
+    ("max_length_ratio", float, "no translation beyond X times the source length"),
     ("coverage_penalty", float, "strength of the penalty for source words left out; 0 = none"),
     ("no_repeat_ngram_size", int, "no sequence of N tokens comes twice"),
     ("repetition_penalty", float, "factor on log-probabilities of tokens that have come; 1 = none"),
@@ -50,6 +51,13 @@ def add_explaining(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--glossary", metavar="FILE", help="lines `source term TAB target term`; empty = keep it"
+    )
+    verb.add_argument(
+        "--keep",
+        action="append",
+        metavar="PATTERN",
+        help="what matches this regular expression in a source comes letter by letter (of one with "
+        "groups, what the first of them matches), such as '<[^<>]+>'; repeatable",
     )
 
 

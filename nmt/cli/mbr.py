@@ -16,6 +16,8 @@ from nmt.runtime import files, lines
 logger = logging.getLogger(__name__)
 
 CHUNK_LINES = 4096
+# More sources without a candidate between two with some are a mistake in a number.
+MAX_GAP = 1_000_000
 
 # The feature under which the expected utility is written, in percent.
 UTILITY = "utility"
@@ -71,8 +73,14 @@ def _write_all(
             writer.write(entry.line() for entry in _ranked(found, place, settings))
             continue
         # A source without any candidate still has its line.
-        missing = found[0].number - expected
-        writer.write([*[""] * missing, _ranked(found, place, settings)[0].text])
+        gap = found[0].number - expected
+        if gap > MAX_GAP:
+            raise errors.DataError(
+                f"{place}: leaves out {gap:,} sources before source {found[0].number}, which would be as "
+                "many blank lines. Number the sources from 0."
+            )
+        writer.write(itertools.repeat("", gap))
+        writer.write([_ranked(found, place, settings)[0].text])
         expected = found[0].number + 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nmt.cli import report, report_flags
 from nmt.evaluation import documents, pictures
-from nmt.runtime import characters, files
+from nmt.runtime import files
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,7 @@ def run(args: argparse.Namespace) -> int:
             name += "-"
         drawn.add(name)
         for style in styles:
-            content = (
-                characters.printable(picture).encode()
-                if style == "svg"
-                else pictures.to_png(picture)
-            )
+            content = picture.encode() if style == "svg" else pictures.to_png(picture)
             with files.atomic_write(folder / f"{name}.{style}") as stream:
                 stream.write(content)
     logger.info("%d pictures: %s", len(drawn), folder)

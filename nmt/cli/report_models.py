@@ -2,14 +2,16 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nmt import errors
-from nmt.data import readers, statistics
+from nmt.data import corpus, readers, statistics
 from nmt.evaluation import breakdowns, comparing, documents, judging, metrics, significance
 from nmt.inference import attention_maps, held_out, loading, outcomes, translator
+from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.training import preparation
 
 logger = logging.getLogger(__name__)
 
@@ -81,31 +83,41 @@ def sections(
     parts = [documents.Section("Data", data)] if data else []
     if not known:
         return [*parts, documents.Section("Scores", notes)]
-    first = known[0]
-    systems = {one.name: one.lines for one in known if one.references == first.references}
-    notes += [
-        documents.Text(f"{one.name}: has another validation set, and stands alone.")
-        for one in known
-        if one.name not in systems
-    ]
+    groups: dict[tuple[str, ...], list[Translated]] = {}
+    for one in known:
+        groups.setdefault(tuple(one.references), []).append(one)
+    if len(groups) > 1:
+        notes.append(
+            documents.Text(
+                "Not all runs have the same validation set: those that have are compared."
+            )
+        )
+    lengths: list[documents.Block] = []
+    sentences: list[documents.Block] = []
+    for group in groups.values():
+        systems, references = _systems(group), group[0].references
+        lengths.append(comparing.by_length(systems, references, "bleu"))
+        sentences += comparing.sentences(group[0].sources, references, systems, num_sentences)
     return [
         *parts,
-        documents.Section("Scores", [*notes, *_scores(known, systems)]),
+        documents.Section("Scores", [*notes, *_scores(list(groups.values()))]),
         documents.Section(
             "Scores by length",
             [
                 documents.Text(
                     "BLEU on the lines of the validation set, by the words of the reference."
                 ),
-                comparing.by_length(systems, first.references, "bleu"),
+                *lengths,
             ],
         ),
-        documents.Section(
-            "Sentences",
-            comparing.sentences(first.sources, first.references, systems, num_sentences),
-        ),
+        documents.Section("Sentences", sentences),
         documents.Section("Attention", _attention(known, map_lines, NUM_MAPS)),
     ]
+
+
+def _systems(group: Sequence[Translated]) -> dict[str, list[str]]:
+    """Returns the translations of runs by name."""
+    return {one.name: one.lines for one in group}
 
 
 def _translated(name: str, loaded: loading.Loaded, pairs: Sequence[tuple[str, str]]) -> Translated:
@@ -132,11 +144,14 @@ def _statistics(name: str, folder: Path, loaded: loading.Loaded) -> list[documen
         "tgt": texts.tgt.vocab.unk_id,
     }
     sizes = {"src": len(texts.src.vocab), "tgt": len(texts.tgt.vocab)}
-    caches = sorted((folder / "cache").iterdir()) if (folder / "cache").is_dir() else []
-    told = [statistics.of_cache(place, unknown) for place in caches if place.is_dir()]
+    told = [statistics.of_cache(place, unknown) for place in _caches(folder, loaded)]
+    data = loaded.config.data
+    pairs = {data.pair_of(entry) for entry in data.train}
+    # Of several pairs all sources are one side, whatever their languages.
+    src, tgt = pairs.pop() if len(pairs) == 1 else ("source", "target")
     rows = [
         [
-            {"src": loaded.config.data.src_lang, "tgt": loaded.config.data.tgt_lang}[side],
+            {"src": src, "tgt": tgt}[side],
             f"{own.num_tokens:,}",
             f"{own.mean_length:.1f}",
             f"{own.longest:,}",
@@ -148,8 +163,8 @@ def _statistics(name: str, folder: Path, loaded: loading.Loaded) -> list[documen
         for side, own in one.sides.items()
     ]
     if not rows:
-        return [documents.Text(f"{name}: its token cache is not in its folder.")]
-    header = ["language", "tokens", "mean length", "longest", "pieces that occur", "unknown tokens"]
+        return [documents.Text(f"{name}: its token cache is not there.")]
+    header = ["side", "tokens", "mean length", "longest", "pieces that occur", "unknown tokens"]
     counts = [
         ", ".join(f"{what} {number:,}" for what, number in one.counts.items())
         for one in told
@@ -161,21 +176,38 @@ def _statistics(name: str, folder: Path, loaded: loading.Loaded) -> list[documen
     ]
 
 
-def _scores(
-    known: Sequence[Translated], systems: Mapping[str, Sequence[str]]
-) -> list[documents.Block]:
-    """Returns scores with intervals, and tests of those runs that have the validation set of the first."""
+def _caches(folder: Path, loaded: loading.Loaded) -> list[Path]:
+    """Returns the token caches of a run that are there."""
+    config = loaded.config
+    if config.data.cache_dir is None:
+        parent = folder / "cache"
+        return (
+            sorted(place for place in parent.iterdir() if place.is_dir()) if parent.is_dir() else []
+        )
+    assert isinstance(loaded.model, seq2seq.Seq2Seq), "a run has one model"
+    texts = loaded.texts
+    num_pieces = max(len(texts.src.vocab), len(texts.tgt.vocab))
+    kept = preparation.pair_filter(config, loaded.model)
+    try:
+        _, _, key = preparation.identify(config, folder / "tokenizer", kept, num_pieces, None)
+    except errors.NMTError:
+        return []
+    place = corpus.folder_of(Path(config.data.cache_dir), key)
+    return [place] if place.is_dir() else []
+
+
+def _scores(groups: Sequence[Sequence[Translated]]) -> list[documents.Block]:
+    """Returns scores with intervals, and tests within each group, whose validation set is one."""
     judges = [metrics.build(name, metrics.MetricSettings()) for name in METRICS]
     request = judging.Request(judges, significance.NUM_RESAMPLES)
-    groups = [({name: list(lines) for name, lines in systems.items()}, known[0].references)]
-    groups += [({one.name: one.lines}, one.references) for one in known if one.name not in systems]
     blocks: list[documents.Block] = [
         documents.Text(
             "The validation set, translated with the settings of each run; 95 % intervals by bootstrap "
             "resampling."
         )
     ]
-    for own, references in groups:
+    for group in groups:
+        own, references = _systems(group), group[0].references
         wanted = sum(len(line.split()) for line in references)
         rows = [
             [
@@ -249,6 +281,9 @@ def _attention(
                 blocks.append(documents.Text(f"{one.name}, line {place + 1:,}: is blank."))
                 continue
             columns, rows, values = told
+            if len(tokens) < lengths[place]:
+                # What the last row tells of is the next token, not EOS.
+                rows, values = rows[:-1], values[:-1]
             columns, values = columns[:MAX_MAP_TOKENS], [row[:MAX_MAP_TOKENS] for row in values]
             blocks.append(
                 documents.HeatMap(f"{one.name}, line {place + 1:,}", columns, rows, values)

@@ -78,7 +78,11 @@ def _prepared(args: argparse.Namespace, start: distributed.Start) -> translate_f
             translate_formats.check_lengths(args.input, args.constraints)
     style = args.format or "text"
     _check_style(args, style)
-    terms = None if args.glossary is None else glossary.Glossary.read(Path(args.glossary))
+    _check_shortlist(args)
+    keep = tuple(args.keep or ())
+    terms = glossary.Glossary({}, keep) if keep else None
+    if args.glossary is not None:
+        terms = glossary.Glossary.read(Path(args.glossary), keep)
     if start.size > 1:
         device = devices.resolve(args.device or "auto")
         args.device = str(devices.of_rank(device, start.local_rank, start.size))
@@ -133,6 +137,16 @@ def _check_style(args: argparse.Namespace, style: str) -> None:
             "--constraints: does not go with --format jsonl. Put the phrases into the field "
             "`constraints` of each object."
         )
+
+
+def _check_shortlist(args: argparse.Namespace) -> None:
+    """Refuses a shortlist that no line would be searched in."""
+    for name in ("avoid", "target_prefix"):
+        if args.shortlist and getattr(args, name):
+            raise errors.UsageError(
+                f"--shortlist: would be ignored beside --{name.replace('_', '-')}, with which all "
+                "lines are searched in the whole vocabulary. Leave it out."
+            )
 
 
 def build_translator(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from nmt import errors
 from nmt.cli import engines
+from nmt.evaluation import nbest
 from nmt.inference import alignments, json_lines, outcomes, requests
 from nmt.runtime import files, lines
 from nmt.text import glossary as glossaries
@@ -81,7 +82,9 @@ class Moses:
             if found.token_scores is not None:
                 scores = " ".join(f"{score:.6f}" for score in found.token_scores)
                 features += f" token_scores= {scores}"
-            parts = [str(number), found.text, features, f"{found.score:.6f}"]
+            # What reads the line would take it for the end of the text.
+            text = found.text.replace(nbest.SEPARATOR, " ".join(nbest.SEPARATOR))
+            parts = [str(number), text, features, f"{found.score:.6f}"]
             if found.alignment is not None:
                 parts.append(alignments.pharaoh(found.alignment))
             written.append(" ||| ".join(parts))

@@ -97,7 +97,7 @@ def sentences(
     systems: Mapping[str, Sequence[str]],
     number: int,
 ) -> list[documents.Sentences]:
-    """Returns the best and worst lines of the first system, and those on which two differ most.
+    """Returns the best and worst lines of the first system, and those on which systems differ most.
 
     Args:
         sources: a line each.
@@ -116,7 +116,10 @@ def sentences(
                 "source": plain(sources[place]),
                 "reference": marked(references[place], systems[first][place]),
             }
-            lines |= {name: marked(own[place], references[place]) for name, own in systems.items()}
+            lines |= {
+                f"{name} (run)" if name in lines else name: marked(own[place], references[place])
+                for name, own in systems.items()
+            }
             note = ", ".join(f"chrF {own[place]:.0f} ({name})" for name, own in scores.items())
             found.append(documents.Sentence(place + 1, lines, note))
         return documents.Sentences(title, found)
@@ -126,8 +129,8 @@ def sentences(
         shown(f"Highest chrF of {first}", order[::-1][:number]),
     ]
     if len(systems) > 1:
-        second = list(systems)[1]
-        gaps = [a - b for a, b in zip(scores[first], scores[second], strict=True)]
-        differing = sorted(range(len(gaps)), key=lambda place: -abs(gaps[place]))
-        blocks.append(shown(f"Largest difference between {first} and {second}", differing[:number]))
+        gaps = [max(of_line) - min(of_line) for of_line in zip(*scores.values(), strict=True)]
+        differing = sorted(range(len(gaps)), key=lambda place: -gaps[place])
+        between = " and ".join(systems) if len(systems) == 2 else f"{len(systems)} systems"
+        blocks.append(shown(f"Largest difference between {between}", differing[:number]))
     return blocks

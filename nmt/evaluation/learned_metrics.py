@@ -39,16 +39,19 @@ class Comet(metric.OwnMetric):
             raise errors.UsageError(
                 "--comet-model: missing. COMET wants the file of a model, or a name with --download."
             )
-        if Path(name).exists():
-            path = name
-        elif settings.may_download:
-            path = comet.download_model(name)
-        else:
+        if not Path(name).is_file() and not settings.may_download:
             raise errors.UsageError(
                 f"--comet-model: no such file (given: {name}). "
                 "Give the file of a model, or --download to fetch the model of that name."
             )
-        self._model: Any = comet.load_from_checkpoint(path)
+        try:
+            path = name if Path(name).is_file() else comet.download_model(name)
+            self._model: Any = comet.load_from_checkpoint(path)
+        except Exception as error:  # of its own, of torch, of the network: it has no class for them
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise errors.UsageError(
+                f"--comet-model: cannot be loaded (given: {name}): {told}"
+            ) from error
 
     def fields(self) -> dict[str, str]:
         """Returns the settings for the signature."""

@@ -175,7 +175,14 @@ class OwnMetric(Metric):
 
 
 class LineMetric(OwnMetric):
-    """A metric that holds a line against one reference at a time; of several the best one counts."""
+    """A metric that holds a line against one reference at a time; of several the best one counts.
+
+    Attributes:
+        skips_blank: whether a blank reference beside others is there for want of another one: it is no
+            base of a rate, and has no tokens or spans to be right or wrong about.
+    """
+
+    skips_blank: ClassVar[bool] = False
 
     @abc.abstractmethod
     def compare(self, hypothesis: str, reference: str) -> Row:
@@ -187,14 +194,11 @@ class LineMetric(OwnMetric):
         references: Sequence[Sequence[str]],
         sources: Sequence[str] | None = None,
     ) -> list[Row]:
-        """Returns for each line the counts against the reference that is best for it.
-
-        A blank reference beside others is there for want of another one, and is no base of a rate.
-        """
+        """Returns for each line the counts against the reference that is best for it."""
         best = min if self.is_error else max
 
         def compared(wanted: Sequence[str]) -> Sequence[str]:
-            found = [line for line in wanted if line.strip()] if self.is_error else []
+            found = [line for line in wanted if line.strip()] if self.skips_blank else []
             return found or wanted
 
         return [

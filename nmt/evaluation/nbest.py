@@ -1,7 +1,7 @@
 """N-best lists in the format of Moses: `number ||| text ||| features ||| score`, a candidate a line.
 
 Numbers count the sources from 0. Of the fields only the first two have to be there. A text in which
-`|||` stands cannot be told from two fields; nobody writes it.
+`|||` stands cannot be told from two fields; `nmt translate` writes `| | |` for it.
 """
 
 import dataclasses
@@ -80,4 +80,5 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return None if math.isnan(value) else value
+    # There are no chances above 1, but there may be none.
+    return value if value < math.inf else None

@@ -1,6 +1,7 @@
 """A report as one HTML file that needs nothing else, or as Markdown."""
 
 import html
+import re
 from collections.abc import Sequence
 
 from nmt.evaluation import documents, svg
@@ -102,11 +103,20 @@ def _html_marked(line: documents.Marked) -> str:
     )
 
 
+# What Markdown would take for marks of its own, and HTML that it passes through.
+_MARKS = re.compile(r"([\\`*_{}\[\]<>&~])")
+
+
+def _plain(text: str) -> str:
+    """Returns a text so that Markdown shows it as it is."""
+    return _MARKS.sub(r"\\\1", text)
+
+
 def to_markdown(document: documents.Document) -> str:
     """Returns the same in Markdown; of curves it has the first, the best and the last values."""
-    lines = [f"# {document.title}", ""]
+    lines = [f"# {_plain(document.title)}", ""]
     for section in document.sections:
-        lines += [f"## {section.title}", ""]
+        lines += [f"## {_plain(section.title)}", ""]
         for block in section.blocks:
             lines += [*_markdown_block(block), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -114,9 +124,9 @@ def to_markdown(document: documents.Document) -> str:
 
 def _markdown_block(block: documents.Block) -> list[str]:
     if isinstance(block, documents.Text):
-        return [block.text]
+        return [_plain(block.text)]
     if isinstance(block, documents.Table):
-        above = [] if block.summary is None else [f"{block.summary}:", ""]
+        above = [] if block.summary is None else [f"{_plain(block.summary)}:", ""]
         return [*above, *_markdown_table(block.header, block.rows)]
     if isinstance(block, documents.Chart):
         rows = []
@@ -125,7 +135,7 @@ def _markdown_block(block: documents.Block) -> list[str]:
             if values:
                 figures = (values[0], min(values), max(values), values[-1])
                 rows.append([name, *(f"{value:.5g}" for value in figures)])
-        return [f"**{block.title}**", "", *_markdown_table(
+        return [f"**{_plain(block.title)}**", "", *_markdown_table(
             ["", "first", "smallest", "largest", "last"], rows
         )]  # fmt: skip
     if isinstance(block, documents.HeatMap):
@@ -137,18 +147,20 @@ def _markdown_block(block: documents.Block) -> list[str]:
             ]
             for row, values in zip(block.rows, block.values, strict=True)
         ]
-        return [f"**{block.title}**", "", *_markdown_table(["piece", "attends to", "weight"], best)]
-    found = [f"### {block.title}", ""]
+        title = f"**{_plain(block.title)}**"
+        return [title, "", *_markdown_table(["piece", "attends to", "weight"], best)]
+    found = [f"### {_plain(block.title)}", ""]
     for one in block.sentences:
-        found.append(f"- line {one.number:,} {one.note}".rstrip())
+        found.append(f"- line {one.number:,} {_plain(one.note)}".rstrip())
         for name, line in one.lines.items():
-            text = " ".join(f"**{text}**" if mark else text for text, mark in line.runs)
-            found.append(f"  - {name}: {text}")
+            runs = ((_plain(text), is_marked) for text, is_marked in line.runs)
+            shown = " ".join(f"**{text}**" if is_marked else text for text, is_marked in runs)
+            found.append(f"  - {_plain(name)}: {shown}")
     return found
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
     return [line(header), "|" + "---|" * len(header), *map(line, rows)]

@@ -4,6 +4,7 @@ import re
 
 from nmt import errors
 from nmt.evaluation import documents, metric, svg
+from nmt.runtime import characters
 
 FORMATS = ("svg", "png")
 
@@ -12,12 +13,15 @@ ZOOM = 3
 
 # By name, since what renders PNG knows no default; one of them is on nearly every machine.
 _FONTS = "'DejaVu Sans', 'Liberation Sans', 'Noto Sans', Arial, Helvetica, sans-serif"
+# What XML has no way to write.
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _STYLE = f"text {{ font: 12px {_FONTS}; }} {svg.STYLE}"
 
 
 def to_svg(content: documents.Chart | documents.HeatMap) -> str:
-    """Returns a picture that stands alone, on white."""
+    """Returns a picture that stands alone, on white; characters that no picture can have are replaced."""
     drawn = svg.chart(content) if isinstance(content, documents.Chart) else svg.heat_map(content)
+    drawn = _NO_XML.sub("\ufffd", characters.printable(drawn))
     head, end, rest = drawn.partition(">")
     return (
         f'{head}{end}<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'

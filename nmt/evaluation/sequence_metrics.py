@@ -23,6 +23,8 @@ class ExactMatch(metric.LineMetric):
 class _TokenMetric(metric.LineMetric):
     """A metric over tokens between blanks."""
 
+    skips_blank = True
+
     def fields(self) -> dict[str, str]:
         """Returns the settings for the signature."""
         return {**super().fields(), "tok": "blanks"}
@@ -32,6 +34,7 @@ class SequenceAccuracy(ExactMatch, _TokenMetric):
     """Share of lines whose tokens are those of a reference, whatever blanks are between them."""
 
     label = "sequence accuracy"
+    skips_blank = False  # as for exact match, an empty line may be what is wanted
 
     def compare(self, hypothesis: str, reference: str) -> metric.Row:
         """Returns whether the line matches, and 1."""
@@ -122,6 +125,12 @@ class SpanF1(_TokenMetric):
     def fields(self) -> dict[str, str]:
         """Returns the settings for the signature."""
         return {**super().fields(), "scheme": "BIO", "average": "micro"}
+
+    def cased(self, line: str) -> str:
+        """Returns the line as it is compared; what makes a tag of it keeps its case."""
+        if not self.settings.lowercase:
+            return line
+        return " ".join(tag[0] + tag[1:].lower() for tag in line.split())
 
     def compare(self, hypothesis: str, reference: str) -> metric.Row:
         """Returns the right spans, those found and those wanted."""

@@ -106,9 +106,14 @@ def seed() -> str:
     """Returns the seed as signatures have it: a number, or `none` for another one each time.
 
     Raises:
-        errors.UsageError: what the environment says is neither.
+        errors.UsageError: what the environment says is neither, or 0.
     """
     found = os.environ.get(_SEED_VARIABLE, _SEED).lower()
+    if found.isdecimal() and not int(found):
+        raise errors.UsageError(
+            f"${_SEED_VARIABLE}: 0 is another seed each time to the paired tests of sacreBLEU. "
+            "Take a number from 1 up, or none."
+        )
     if found != "none" and not found.isdecimal():
         raise errors.UsageError(
             f"${_SEED_VARIABLE}: wants a whole number, or none for another seed each time "

@@ -6,12 +6,14 @@ dashes of their own as well, for print in black and white.
 
 import html
 import math
+import unicodedata
 from collections.abc import Sequence
 
 from nmt.evaluation import documents
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("", "7 3", "2 2", "9 3 2 3", "5 2 1 2 1 2", "12 4", "1 3")
+# One less than there are colours, so that it takes 42 curves until a pair of both comes again.
+DASHES = ("", "7 3", "2 2", "9 3 2 3", "5 2 1 2 1 2", "12 4")
 
 # Of what is drawn here, for whoever puts it into a page or a file.
 STYLE = (
@@ -89,8 +91,8 @@ def chart(content: documents.Chart) -> str:
 
 def heat_map(content: documents.HeatMap) -> str:
     """Returns a grid of squares, the darker the larger the value."""
-    left = 14 + 8 * max((len(row) for row in content.rows), default=1)
-    top = 34 + 7 * max((len(column) for column in content.columns), default=1)
+    left = 14 + 8 * max(map(_width, content.rows), default=1)
+    top = 34 + 7 * max(map(_width, content.columns), default=1)
     width = left + CELL * len(content.columns) + 10
     height = top + CELL * len(content.rows) + 10
     body = [f'<text x="4" y="16" class="title">{html.escape(content.title)}</text>']
@@ -175,6 +177,11 @@ def _scientific(value: float, digits: int) -> str:
         return "0"
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.') if digits else mantissa}e{int(exponent)}"
+
+
+def _width(text: str) -> int:
+    """Returns the width of a text in letters; ideographs and their like take two."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in {"W", "F"}) for letter in text)
 
 
 def _blue(value: float) -> str:

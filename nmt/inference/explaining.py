@@ -60,9 +60,8 @@ class Explainer:
         if decoding.replace_unknown and vocab.unk_id in found.tokens:
             written = self._words(asked.text)
             best = alignments.best_sources(attention_TS, src_words)
-            text = self._replaced(
-                found.tokens, [written[word] if word >= 0 else UNKNOWN for word in best]
-            )
+            sources = [written[word] if word >= 0 else UNKNOWN for word in best]
+            text = self._replaced(found.tokens, sources, asked.avoid)
             found = dataclasses.replace(found, text=text)
         return found
 
@@ -76,20 +75,37 @@ class Explainer:
         written = text.split()
         return written if len(written) == len(normalized) else normalized
 
-    def _replaced(self, tokens: Sequence[int], sources: Sequence[str]) -> str:
+    def _replaced(self, tokens: Sequence[int], sources: Sequence[str], avoid: Sequence[str]) -> str:
         """Returns the text with a source word in place of every unknown piece.
 
         Args:
             tokens: target ids.
             sources: a source word for each of them.
+            avoid: phrases that no source word may complete; where one would, the piece stays unknown.
         """
         parts: list[str] = []
         known: list[int] = []
+        copied: list[tuple[int, str]] = []
         for token, word in zip(tokens, sources, strict=True):
             if token == self._texts.tgt.vocab.unk_id:
-                parts += [self._texts.tgt.decode(known), word]
+                copied.append((len(parts) + 1, word))
+                parts += [self._texts.tgt.decode(known), UNKNOWN]
                 known = []
             else:
                 known.append(token)
         parts.append(self._texts.tgt.decode(known))
-        return " ".join(part.strip() for part in parts if part.strip())
+        for place, word in copied:
+            before = _in_a_row(parts)
+            parts[place] = word
+            after = _in_a_row(parts)
+            if any(
+                outcomes.occurrences(after, phrase) > outcomes.occurrences(before, phrase)
+                for phrase in avoid
+            ):
+                parts[place] = UNKNOWN
+        return _in_a_row(parts)
+
+
+def _in_a_row(parts: Sequence[str]) -> str:
+    """Returns parts of a text with spaces between, as far as there is anything in them."""
+    return " ".join(part.strip() for part in parts if part.strip())

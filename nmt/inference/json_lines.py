@@ -25,6 +25,8 @@ ANSWERS = frozenset(
         "utilities", "error",
     }
 )  # fmt: skip
+# What `nmt translate` has for all lines alike: a field of that name would be passed on, and do nothing.
+ONLY_FLAGS = ("mbr", "mbr_candidates", "mbr_weights", "mbr_exact")
 # Beyond it Python cannot write again what it has read.
 MAX_DEPTH = 100
 FIELDS = frozenset({"text", "tgt_lang", "target_prefix", "constraints", "avoid", "nbest"}) | OPTIONS
@@ -57,6 +59,10 @@ def request_of(fields: Mapping[str, Any], default: requests.Request) -> requests
     Raises:
         errors.NMTError: a field has the wrong type, or an option is wrong.
     """
+    for name in ONLY_FLAGS:
+        if name in fields:
+            flag = "--" + name.replace("_", "-")
+            raise errors.DataError(f"{name}: is for all lines, not for one. Give {flag}.")
     options = {name: _option(fields[name], name) for name in fields if name in OPTIONS}
     decoding = default.decoding
     if options:

@@ -7,6 +7,7 @@ from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import mbr
 from nmt.inference import alignments, requests
+from nmt.text import glossary
 
 # Candidates of a line for minimum Bayes risk where nothing else is said and samples are drawn.
 NUM_SAMPLES = 32
@@ -62,20 +63,40 @@ def missing(request: requests.Request) -> Translation:
     return dataclasses.replace(blank(request), score=never, log_probability=never)
 
 
-def joined(parts: Sequence[Outcome]) -> Outcome:
+def joined(parts: Sequence[Outcome], avoid: Sequence[str] = ()) -> Outcome:
     """Returns the outcome of a line from those of its parts: the n-th of each, with a space between.
 
     Log-probabilities and scores are summed, since parts are translated on their own; utilities, which
     are percents, are averaged. Parts have no alignment (`check_parts`).
+
+    Args:
+        parts: one at least.
+        avoid: phrases that the line may not contain; where two parts make one, that is its error.
     """
     if len(parts) == 1:
         return parts[0]
     for part in parts:
         if part.error is not None:
             return part
-    return Outcome(
-        [_in_a_row(row) for row in zip(*(part.translations for part in parts), strict=True)]
-    )
+    found = [_in_a_row(row) for row in zip(*(part.translations for part in parts), strict=True)]
+    for phrase in avoid:
+        if any(
+            occurrences(one.text, phrase)
+            > sum(occurrences(part.translations[place].text, phrase) for part in parts)
+            for place, one in enumerate(found)
+        ):
+            return Outcome(
+                [],
+                f"avoid: {phrase!r} stands where two parts of the line meet. Shorten the line, or take "
+                "--long truncate.",
+            )
+    return Outcome(found)
+
+
+def occurrences(text: str, phrase: str) -> int:
+    """Returns how often a phrase stands in a text as it is written, and is no part of a longer word."""
+    phrase = " ".join(phrase.split())
+    return len(glossary.Glossary({phrase: phrase}).targets(text)) if phrase else 0
 
 
 def check_parts(request: requests.Request) -> None:
@@ -109,6 +130,10 @@ def num_candidates(risk: mbr.Settings, decoding: schema.DecodingConfig, num_best
     """
     usual = NUM_SAMPLES if decoding.sample else decoding.beam_size
     wanted = risk.num_candidates or usual
+    if wanted > schema.MAX_HYPOTHESES:
+        raise errors.UsageError(
+            f"--mbr-candidates: wants {schema.MAX_HYPOTHESES:,} at most (given: {wanted})."
+        )
     if wanted > decoding.beam_size and not decoding.sample:
         raise errors.UsageError(
             f"--mbr-candidates: more than the beam is wide (given: {wanted}, beam "

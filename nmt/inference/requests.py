@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from nmt import errors
 from nmt.config import schema
 from nmt.models import abilities, base
+from nmt.runtime import characters
 from nmt.search import constraints
 from nmt.search import settings as search_settings
 from nmt.text import boundaries, tokenizer
@@ -94,7 +95,7 @@ class Planner:
         planned = search_settings.Request(
             settings,
             prefix=tuple(prefix),
-            avoid=tuple(self._avoided(request.avoid)),
+            avoid=tuple(self._avoided(request.avoid, self._limit(settings))),
             constraints=phrases,
             closed=self._closed(request.constraints, phrases),
             sample_key=_key(request.text) if settings.sample else 0,
@@ -165,28 +166,38 @@ class Planner:
                 raise errors.UsageError(f"{name}: a phrase may not be empty.")
             yield tuple(phrase)
 
-    def _avoided(self, texts: Sequence[str]) -> Iterator[search_settings.Phrase]:
-        """Yields phrases; what the vocabulary cannot spell is avoided by that already."""
+    def _avoided(self, texts: Sequence[str], limit: int) -> Iterator[search_settings.Phrase]:
+        """Yields phrases; what cannot be spelled, or is too long, is avoided by that already."""
         for text in texts:
-            phrase = self._tgt.encode(text)
-            if not phrase or not text.strip():
+            if not text.strip():
                 raise errors.UsageError("avoid: a phrase may not be empty.")
-            if self._tgt.vocab.unk_id not in phrase:
-                yield tuple(phrase)
+            # A model writes what it has learnt, which is normalised.
+            usual = self._tgt.encode(text)
+            phrases = [] if self._tgt.vocab.unk_id in usual else [usual]
+            exact = self._tgt.encode_exactly(text)
+            if exact is not None and exact != usual:
+                phrases.append(exact)
+            yield from (tuple(phrase) for phrase in phrases if 0 < len(phrase) < limit)
 
     def _spelled(self, text: str, name: str) -> list[int]:
-        ids = self._tgt.encode(text) if text else []
-        if self._tgt.vocab.unk_id in ids:
+        ids = self._tgt.encode_exactly(text)
+        if ids is None and characters.is_writable(text):
+            # Without bytes, as the tokenizer normalises it.
+            ids = self._tgt.encode(text)
+        if ids is None or self._tgt.vocab.unk_id in ids:
             raise errors.UsageError(
                 f"{name}: the target vocabulary cannot spell it (given: {text!r}). "
                 "Give known words, or train with tokenizer.byte_fallback."
             )
         return ids
 
+    def _limit(self, settings: search_settings.SearchSettings) -> int:
+        """Returns the tokens of the longest translation, EOS included."""
+        limits = (settings.max_length, self._model.max_tgt_positions)
+        return min(limit for limit in limits if limit is not None)
+
     def _check_room(self, planned: search_settings.Request) -> None:
-        limit = planned.settings.max_length
-        if self._model.max_tgt_positions is not None:
-            limit = min(limit, self._model.max_tgt_positions)
+        limit = self._limit(planned.settings)
         for name, wanted in (
             ("target_prefix", len(planned.prefix) + 1),
             ("constraints", len(planned.prefix) + constraints.num_missing(planned) + 1),

@@ -11,7 +11,7 @@ from nmt.inference import translator
 from nmt.models import base
 from nmt.runtime import device as devices
 from nmt.runtime import memory
-from nmt.search import selection
+from nmt.search import coverage, hosting, selection
 from nmt.search import settings as search_settings
 
 
@@ -22,7 +22,8 @@ class PairScore:
     Attributes:
         log_probability: sum over the target tokens, EOS included.
         num_tokens: those tokens.
-        score: `log_probability` over the length penalty, as search reports it.
+        score: as search reports it: `log_probability`, bent by a repetition penalty, over the length
+            penalty, and the penalty of coverage.
         tokens: target ids, EOS included.
         token_log_probabilities: of each of them.
     """
@@ -148,22 +149,55 @@ class Scorer:
         tgt_BT, tgt_mask_BT = batches.pad(list(targets), ids.pad_id)
         bos_B1 = torch.full((len(targets), 1), ids.bos_id)
         tgt_in_BT = torch.cat([bos_B1, tgt_BT[:, :-1]], dim=1)
+        src_mask_BS, tgt_BT, tgt_mask_BT = (
+            tensor.to(device) for tensor in (src_mask_BS, tgt_BT, tgt_mask_BT)
+        )
+        decoding = self._decoding
+        has_coverage = bool(decoding.coverage_penalty) and self._model.attends
         with self._arithmetic.autocast():
-            states_BTE, _ = self._model(
-                src_BS.to(device), src_mask_BS.to(device), tgt_in_BT.to(device)
+            states_BTE, attention_BTS = self._model(
+                src_BS.to(device),
+                src_mask_BS,
+                tgt_in_BT.to(device),
+                with_attention=has_coverage,
             )
             logits_BTV = self._model.logits(states_BTE)
         log_probs_BTV = selection.log_probabilities(logits_BTV)
-        chosen_BT = log_probs_BTV.gather(2, tgt_BT.to(device).unsqueeze(2)).squeeze(2)
-        chosen_BT = chosen_BT.masked_fill(~tgt_mask_BT.to(device), 0.0)
+        chosen_BT = log_probs_BTV.gather(2, tgt_BT.unsqueeze(2)).squeeze(2)
+        chosen_BT = chosen_BT.masked_fill(~tgt_mask_BT, 0.0)
+        bent_BT = chosen_BT
+        if decoding.repetition_penalty != 1.0:
+            factor = decoding.repetition_penalty
+            bent_BT = torch.where(_has_come(tgt_BT), chosen_BT * factor, chosen_BT)
+        extras = [0.0] * len(pairs)
+        if has_coverage:
+            assert attention_BTS is not None, "the model attends"
+            wide = torch.promote_types(attention_BTS.dtype, torch.float32)
+            attention_BTS = attention_BTS.to(wide) * tgt_mask_BT.unsqueeze(2)
+            covered = coverage.Coverage(
+                hosting.floats_to_device([decoding.coverage_penalty] * len(pairs), device),
+                src_mask_BS,
+                attention_BTS.sum(1, keepdim=True),
+            )
+            extras = covered.penalties().squeeze(1).tolist()
         sums, singles = chosen_BT.sum(1).tolist(), chosen_BT.tolist()
         return [
             PairScore(
                 total,
                 len(target),
-                total / float(search_settings.penalty(len(target), self._decoding.length_penalty)),
+                bent / float(search_settings.penalty(len(target), decoding.length_penalty)) + extra,
                 tuple(target.tolist()),
                 tuple(single[: len(target)]),
             )
-            for total, target, single in zip(sums, targets, singles, strict=True)
+            for total, bent, extra, target, single in zip(
+                sums, bent_BT.sum(1).tolist(), extras, targets, singles, strict=True
+            )
         ]
+
+
+def _has_come(tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Returns whether each token stands before its place already, bool [B, T]."""
+    length = tokens_BT.shape[1]
+    is_same_BTT = tokens_BT.unsqueeze(2) == tokens_BT.unsqueeze(1)
+    is_before_TT = tokens_BT.new_ones((length, length), dtype=torch.bool).tril(-1)
+    return (is_same_BTT & is_before_TT).any(2)

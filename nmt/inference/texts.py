@@ -89,7 +89,10 @@ class Texts:
                 for line, ids in zip(lines, encoded, strict=True)
             ]
         wanted = tgt_langs or [None] * len(lines)
-        tags = {tgt_lang: self.tags(tgt_lang) for tgt_lang in dict.fromkeys(wanted)}
+        encoded = [ids if line.strip() else [] for line, ids in zip(lines, encoded, strict=True)]
+        # A blank line needs no language.
+        named = dict.fromkeys(lang for ids, lang in zip(encoded, wanted, strict=True) if ids)
+        tags = {tgt_lang: self.tags(tgt_lang) for tgt_lang in named}
         return [
             [*tags[tgt_lang], *ids] if ids else []
             for ids, tgt_lang in zip(encoded, wanted, strict=True)

@@ -15,7 +15,7 @@ from nmt.inference import texts as texts_of
 from nmt.models import base, seq2seq
 from nmt.runtime import device as devices
 from nmt.runtime import memory
-from nmt.search import beam, constraints, forced, narrowed
+from nmt.search import beam, constraints, forced, narrowed, rules
 from nmt.search import settings as search_settings
 
 # Constraints of a batch may make tables, and steps, of so many numbers (see `constraints`).
@@ -122,8 +122,10 @@ class Translator:
 
         A text that is to be split is read as a whole.
         """
-        room = self._room(request.tgt_lang)
         text = request.text
+        if not text.strip():
+            return text
+        room = self._room(request.tgt_lang)
         # No piece is shorter than a byte.
         if request.decoding.long == "split" or len(text.encode(errors="replace")) < room:
             return text
@@ -177,7 +179,8 @@ class Translator:
                 refused[index] = outcomes.Outcome([], str(error))
         found = iter(self._answer([part for several in parts for part in several]))
         return [
-            refused.get(index) or outcomes.joined([next(found) for _ in several])
+            refused.get(index)
+            or outcomes.joined([next(found) for _ in several], asked[index].avoid)
             for index, several in enumerate(parts)
         ]
 
@@ -191,8 +194,11 @@ class Translator:
         def count(several: Sequence[str]) -> list[int]:
             return [len(ids) for ids in self._texts.src.encode_batch(several)]
 
-        room, text = self._room(request.tgt_lang), request.text
-        if request.decoding.long == "truncate" or not text.strip() or count([text])[0] <= room:
+        text = request.text
+        if not text.strip():
+            return [request]
+        room = self._room(request.tgt_lang)
+        if request.decoding.long == "truncate" or count([text])[0] <= room:
             return [request]
         outcomes.check_parts(request)
         self.num_split += 1
@@ -220,7 +226,7 @@ class Translator:
         for index, (request, source) in enumerate(zip(asked, sources, strict=True)):
             try:
                 planned = self._plan(request)
-                if self._texts.languages:
+                if self._texts.languages and source:
                     tags = self._texts.tags(request.tgt_lang)
                     planned = dataclasses.replace(planned, num_tags=len(tags))
             except errors.UsageError as error:
@@ -252,8 +258,8 @@ class Translator:
         sources: list[list[int]] = []
         lines = [request.text for request in asked]
         encoded = self._texts.encode_sources(lines, [request.tgt_lang for request in asked])
-        for line, ids in zip(lines, encoded, strict=True):
-            if not ids or not line.strip():
+        for ids in encoded:
+            if not ids:
                 sources.append([])
                 continue
             self.num_cut += len(ids) + 1 > limit
@@ -383,4 +389,5 @@ class Translator:
 
 
 def _num_entries(lines: Sequence[_Line]) -> int:
-    return constraints.num_entries([line.planned for line in lines])
+    planned = [line.planned for line in lines]
+    return max(constraints.num_entries(planned), rules.num_entries(planned))

@@ -5,8 +5,8 @@ A state is a value: no operation changes the one it is given. Its entries are of
 - `sentence` [B, ...]: computed from the source, shared by all hypotheses of a sentence;
 - `hypothesis` [B * K, ...]: what each hypothesis carries (recurrent states, convolution windows);
 - `history` [B, H, slots, E]: what each position left behind (self-attention keys and values). Slots
-  are only ever appended, K of them a position. A hypothesis finds its own through `visible_BKL`,
-  so that reordering a beam moves one small mask and no cache;
+  are only ever appended, K of them a position (one before hypotheses part). A hypothesis finds its
+  own through `visible_BKL`, so that reordering a beam moves one small mask and no cache;
 - `fixed`: computed from the weights alone (folded weight normalisation).
 
 Worth an example: K = 2, two positions done, so four slots: a0 b0 a1 b1. If a1 grew out of a0 and b1
@@ -87,10 +87,11 @@ class DecoderState:
         num_hypotheses: K, the same for every sentence.
         sentence: per-sentence tensors [B, ...].
         hypothesis: per-hypothesis tensors [B * K, ...]; K neighbours belong to one sentence.
-        history: append-only buffers of `position * K` slots.
+        history: append-only buffers of `num_slots` slots.
         visible_BKL: additive mask [B, K, padded slots], 0 at a hypothesis' own slots and -inf at
             others; None where there is no history.
         fixed: tensors that depend on the weights alone.
+        num_shared: positions that were done before the state was expanded to K hypotheses.
     """
 
     position: int = 0
@@ -100,11 +101,12 @@ class DecoderState:
     history: Mapping[str, History] = dataclasses.field(default_factory=dict)
     visible_BKL: torch.Tensor | None = None
     fixed: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    num_shared: int = 0
 
     @property
     def num_slots(self) -> int:
         """Slots of each history."""
-        return self.position * self.num_hypotheses
+        return self.num_shared + (self.position - self.num_shared) * self.num_hypotheses
 
 
 def start_history(num_sentences: int, like: torch.Tensor) -> torch.Tensor:
@@ -130,11 +132,12 @@ def see_own_slot(state: DecoderState) -> torch.Tensor:
 
 
 def expand(state: DecoderState, num_hypotheses: int) -> DecoderState:
-    """Returns a fresh state (position 0, K = 1) with every sentence's hypothesis repeated."""
-    assert state.position == 0, "only a fresh state can be expanded"
+    """Returns a state of single hypotheses (K = 1) with every sentence's hypothesis repeated."""
+    assert state.num_hypotheses == 1, "only a single hypothesis can be expanded"
     return dataclasses.replace(
         state,
         num_hypotheses=num_hypotheses,
+        num_shared=state.position,
         hypothesis={
             name: entry.repeat_interleave(num_hypotheses, dim=0)
             for name, entry in state.hypothesis.items()

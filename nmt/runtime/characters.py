@@ -14,3 +14,12 @@ def is_word_part(character: str) -> bool:
 def printable(text: str) -> str:
     """Returns a text without the bytes of names of files that are no UTF-8, which none can write."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def is_writable(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8: lone surrogates, of JSON or of names, cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -126,7 +126,7 @@ def _start(
     open_scores_BK[:, :: 1 if is_sampled else beam // num_groups] = 0.0
     costs = [request.settings.diversity_penalty for request in requests]
     return _Beam(
-        state=decoder_state.expand(model.start(model.encode(src_BS, src_mask_BS)), beam),
+        state=model.start(model.encode(src_BS, src_mask_BS)),
         limits=search_settings.limits(requests, src_mask_BS.sum(1), model.max_tgt_positions),
         rules=search_rules.rules(requests, device),
         finished=hypotheses.start(num_sentences, beam, num_groups, device),
@@ -143,12 +143,7 @@ def _start(
 
 def _advance(model: base.Model, beam: _Beam, ids: SpecialIds) -> _Beam:
     """Goes one position on: extends, finishes, keeps the best K open, reorders the state."""
-    tokens_N = beam.open_tokens_BKT[:, :, -1].flatten()
-    states_NE, attention_NS, state = model.step(
-        tokens_N, beam.state, with_attention=beam.covered is not None
-    )
-    log_probs_NV = selection.log_probabilities(model.logits(states_NE))
-    log_probs_BKV = log_probs_NV.view(*beam.open_scores_BK.shape, log_probs_NV.shape[-1])
+    log_probs_BKV, attention_NS, state = _step(model, beam)
     beam.rules.apply(log_probs_BKV, beam.open_tokens_BKT[:, :, 1:])
     _forbid(log_probs_BKV, beam, ids)
     covered = beam.covered
@@ -177,6 +172,29 @@ def _advance(model: base.Model, beam: _Beam, ids: SpecialIds) -> _Beam:
         covered=None if covered is None else covered.reorder(parents_BK),
         progress=progress,
     )
+
+
+def _step(
+    model: base.Model, beam: _Beam
+) -> tuple[torch.Tensor, torch.Tensor | None, decoder_state.DecoderState]:
+    """Returns log-probabilities [B, K, V] of the next token, the attention [N, S] if wanted, and the state.
+
+    Hypotheses part at the first position: there one step does for all of a sentence.
+    """
+    num_sentences, size = beam.open_scores_BK.shape
+    own = beam.state.num_hypotheses
+    states_NE, attention_NS, state = model.step(
+        beam.open_tokens_BKT[:, :own, -1].flatten(),
+        beam.state,
+        with_attention=beam.covered is not None,
+    )
+    log_probs_NV = selection.log_probabilities(model.logits(states_NE))
+    if own < size:
+        state = decoder_state.expand(state, size)
+        log_probs_NV = log_probs_NV.repeat_interleave(size, dim=0)
+        if attention_NS is not None:
+            attention_NS = attention_NS.repeat_interleave(size, dim=0)
+    return log_probs_NV.view(num_sentences, size, -1), attention_NS, state
 
 
 def _pick(

@@ -112,6 +112,7 @@ class Ensemble:
             history=_joined([state.history for state in states]),
             visible_BKL=masks[0] if masks else None,
             fixed=_joined([state.fixed for state in states]),
+            num_shared=states[0].num_shared,
         )
 
     @staticmethod
@@ -126,6 +127,7 @@ class Ensemble:
             history=history,
             visible_BKL=state.visible_BKL if history else None,
             fixed=_parted(state.fixed, index),
+            num_shared=state.num_shared,
         )
 
 

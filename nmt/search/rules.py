@@ -212,6 +212,14 @@ def rules(requests: Sequence[search_settings.Request], device: torch.device) -> 
     return Rules(tuple(found), prefix)
 
 
+def num_entries(requests: Sequence[search_settings.Request]) -> int:
+    """Returns how many comparisons a step makes for phrases to be avoided."""
+    phrases = [request.avoid for request in requests]
+    most = max(map(len, phrases))
+    width = max((len(phrase) for own in phrases for phrase in own), default=0)
+    return len(phrases) * most * width * requests[0].settings.num_hypotheses
+
+
 def _avoid(phrases: Sequence[Sequence[search_settings.Phrase]], device: torch.device) -> Avoid:
     most = max(len(own) for own in phrases)
     width = max(len(phrase) for own in phrases for phrase in own) - 1

@@ -10,11 +10,15 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
-from nmt.text import tokenizer, vocab
+from nmt.text import boundaries, tokenizer, vocab
 
 # What ends a sentence before a space, and what ends it anyway.
 _ENDS = (".", "!", "?")
 _UNSPACED_ENDS = ("\u3002", "\uff01", "\uff1f")
+# What normalisation (NFKC) makes of the last two.
+_NARROW_ENDS = ("!", "?")
+# What still belongs to a sentence behind its end.
+_CLOSERS = ("\u300d", "\u300f", "\uff09", ")", "\u3011", "\u300b", "\u201d", "\u2019", "!", "?")
 
 Units = list[list[int]]
 
@@ -67,6 +71,9 @@ class Noise:
         self._begins_word = [piece.startswith(tokenizer.SPACE) for piece in pieces.pieces]
         self._ends = [piece.endswith(_ENDS) for piece in pieces.pieces]
         self._ends_unspaced = [piece.endswith(_UNSPACED_ENDS) for piece in pieces.pieces]
+        self._ends_narrow = [piece.endswith(_NARROW_ENDS) for piece in pieces.pieces]
+        self._is_unspaced = [boundaries.is_unspaced(piece[:1] or " ") for piece in pieces.pieces]
+        self._closes = [piece.startswith(_CLOSERS) for piece in pieces.pieces]
 
     def apply(self, ids: Sequence[int], generator: random.Random) -> list[int]:
         """Returns a damaged copy of a sentence, at least one piece long.
@@ -75,9 +82,10 @@ class Noise:
             ids: without BOS, EOS and tags; not empty.
             generator: where all chance comes from.
         """
-        settings, units = self._settings, self._units(ids)
+        settings = self._settings
         if settings.permute_rate and generator.random() < settings.permute_rate:
-            units = [unit for sentence in self._permuted(units, generator) for unit in sentence]
+            ids = self._permuted(ids, generator)
+        units = self._units(ids)
         if settings.rotate_rate and generator.random() < settings.rotate_rate:
             begin = generator.randrange(len(units))
             units = units[begin:] + units[:begin]
@@ -104,19 +112,24 @@ class Noise:
                 units[-1].append(token)
         return units
 
-    def _permuted(self, units: Units, generator: random.Random) -> list[Units]:
+    def _permuted(self, ids: Sequence[int], generator: random.Random) -> list[int]:
         """Returns the sentences of a text in random order."""
-        sentences: list[Units] = [[]]
-        for place, unit in enumerate(units):
-            sentences[-1].append(unit)
-            following = units[place + 1] if place + 1 < len(units) else None
-            if following is not None and self._is_end(unit[-1], following[0]):
+        sentences: list[list[int]] = [[]]
+        for place, token in enumerate(ids):
+            sentences[-1].append(token)
+            if place + 1 < len(ids) and self._is_end(token, ids[place + 1]):
                 sentences.append([])
         generator.shuffle(sentences)
-        return sentences
+        return [token for sentence in sentences for token in sentence]
 
     def _is_end(self, last: int, following: int) -> bool:
-        return self._ends_unspaced[last] or (self._ends[last] and self._begins_word[following])
+        if self._begins_word[following]:
+            return self._ends[last] or self._ends_unspaced[last]
+        if self._closes[following]:
+            return False
+        return self._ends_unspaced[last] or (
+            self._ends_narrow[last] and self._is_unspaced[following]
+        )
 
     def _infilled(self, units: Units, generator: random.Random) -> Units:
         """Returns units with spans that one mask each stands for, and masks in between.

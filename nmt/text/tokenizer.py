@@ -9,8 +9,11 @@ tokenizer/
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -93,6 +96,69 @@ class Tokenizer:
         """Returns the ids of a text, without BOS and EOS; any text is allowed."""
         return self.encode_batch([text])[0]
 
+    def encode_exactly(self, text: str) -> list[int] | None:
+        """Returns ids that read as the text does, which `encode` may normalise: ² is 2 to it.
+
+        Characters that are changed by that are spelled in bytes, where the model has them. White space
+        counts as one space, and case is the model's own.
+
+        Returns:
+            None where no pieces of the model read so.
+        """
+        words = (text.lower() if self._lowercase else text).split()
+        whole = self.encode(" ".join(words))
+        if self._reads_as(whole, words):
+            return whole
+        ids: list[int] = []
+        for is_changed, several in itertools.groupby(
+            words, lambda word: not self._reads_as(self.encode(word), [word])
+        ):
+            if not is_changed:
+                ids += self.encode(" ".join(several))
+                continue
+            for word in several:
+                ids += self._exact_word(word)
+        return ids if self._reads_as(ids, words) else None
+
+    def _exact_word(self, word: str) -> list[int]:
+        """Returns the ids of a word in which normalisation changes something."""
+        ids: list[int] = []
+        for is_changed, letters in itertools.groupby(
+            word, lambda letter: self.normalize(letter) != SPACE + letter
+        ):
+            run = "".join(letters)
+            if is_changed:
+                ids += [*([] if ids else self._space), *self.spell(run)]
+            else:
+                ids += self._inside(run) if ids else self.encode(run)
+        # Marks may be changed together with what they stand on.
+        return ids if self._reads_as(ids, [word]) else [*self._space, *self.spell(word)]
+
+    def _inside(self, run: str) -> list[int]:
+        """Returns the ids of letters that go on with a word, without a sign for a space in front."""
+        first, *rest = self.encode(run)
+        piece = self.vocab.pieces[first].removeprefix(SPACE)
+        if not piece:
+            return rest
+        token: int = self._processor.PieceToId(piece)
+        is_there = self._processor.IdToPiece(token) == piece
+        return [*([token] if is_there else self.spell(piece)), *rest]
+
+    def _reads_as(self, ids: Sequence[int], words: Sequence[str]) -> bool:
+        """Returns whether ids are the text of these words; one letter may be written in two ways."""
+        if self.vocab.unk_id in ids:
+            return False
+        found, wanted = self.decode(ids), " ".join(words)
+        return " ".join(found.split()) == wanted or unicodedata.normalize(
+            "NFC", " ".join(found.split())
+        ) == unicodedata.normalize("NFC", wanted)
+
+    @functools.cached_property
+    def _space(self) -> list[int]:
+        """The ids of the sign for a space."""
+        token: int = self._processor.PieceToId(SPACE)
+        return self.spell(SPACE) if token == self.vocab.unk_id else [token]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text; see `encode`."""
         if not texts:
@@ -141,9 +207,11 @@ class Tokenizer:
 
     def spell(self, text: str) -> list[int]:
         """Returns the ids of a text that no piece covers: its bytes, where the model has them."""
-        ids: list[int] = [
-            self._processor.PieceToId(f"<0x{byte:02X}>") for byte in text.encode("utf-8")
-        ]
+        try:
+            content = text.encode("utf-8")
+        except UnicodeEncodeError:  # lone surrogates
+            return [self.vocab.unk_id]
+        ids: list[int] = [self._processor.PieceToId(f"<0x{byte:02X}>") for byte in content]
         unknown = self.vocab.unk_id
         return [unknown] if unknown in ids else ids
 

@@ -1,10 +1,16 @@
 """What steers `nmt translate`: flags, JSON lines, constraints, glossaries; lines stay lines."""
 
+import dataclasses
 import json
 import random
+import types
 from pathlib import Path
 
 import pytest
+
+from nmt.cli import parser, translate
+from nmt.config import schema
+from nmt.search import settings as search_settings
 
 SOURCES = ["ba de ki", "lo mu", "na po ri ba", "de", "ki lo mu na"]
 
@@ -94,6 +100,11 @@ def test_every_line_has_options_of_its_own_and_none_concerns_the_others(ask):
         ('{"text": "ba", "avoid": [3]}', "avoid: wants a list"),
         ('{"text": "ba", "avoid": [" "]}', "avoid: a phrase may not be empty"),
         ('{"text": "ba", "nbest": 99}', "--nbest: more than the beam"),
+        ('{"text": "ba", "mbr": "chrf"}', "mbr: is for all lines, not for one. Give --mbr."),
+        (
+            '{"text": "ba", "constraints": ["a\\ud800"]}',
+            "constraints: the target vocabulary cannot",
+        ),
         ('{"text": "ba", "nbest": "2"}', "nbest: wants a whole number"),
         ('{"text": "ba", "nbest": -3}', "wants 1 to 1,000"),
         ('{"text": "ba", "nbest": 100000000000}', "wants 1 to 1,000"),
@@ -225,6 +236,46 @@ def test_bad_bytes_and_a_byte_order_mark_in_a_file_of_constraints(run):
     assert "lines of --constraints that were not valid UTF-8: 1" in done.err
 
 
+def test_what_is_kept_comes_letter_by_letter(run):
+    lines = ["ba {0} lo", "na <x>ki m²</x> de", "ba de"]
+    plain = run(lines=lines, family="transformer").lines
+    flags = ["--keep", r"\{\d\}", "--keep", "<x>(.*?)</x>"]
+    found = run(*flags, lines=lines, family="transformer")
+    assert "{0}" in found.lines[0] and "ki m²" in found.lines[1]
+    assert "{0}" not in plain[0] and "m²" not in plain[1]
+    assert found.lines[2] == plain[2] and "could not" not in found.err
+    with open("terms.tsv", "w") as stream:
+        stream.write("ba\tmu mu\n")
+    both = run("--glossary", "terms.tsv", *flags, lines=lines, family="transformer").lines
+    assert "mu mu" in both[0] and "{0}" in both[0] and "mu mu" in both[2]
+    run("--keep", "[", lines=lines).assert_refused(2, "--keep: is no regular expression")
+
+
+def test_a_longest_length_in_times_of_the_source_is_a_flag(run):
+    args = parser.parse(["translate", "--max-length-ratio", "0.5"])
+    decoding = schema.DecodingConfig()
+    config = types.SimpleNamespace(decoding=decoding)
+    assert translate.decoding_of(args, config).max_length_ratio == 0.5 != decoding.max_length_ratio
+    run("--max-length-ratio", "-1", lines=["ba"]).assert_refused(2, "--max-length-ratio: wants")
+
+
+def test_every_option_of_the_search_has_a_flag():
+    verb = parser.build()[1]["translate"]
+    flags = {flag for action in verb._actions for flag in action.option_strings}
+    names = {field.name for field in dataclasses.fields(search_settings.SearchSettings)}
+    names -= {"num_best"}  # which is --nbest
+    assert {f"--{name.replace('_', '-')}" for name in names} <= flags
+
+
+def test_the_sign_between_fields_does_not_end_a_text(run):
+    with open("phrases.tsv", "w") as stream:
+        stream.write("ba ||| de\n")
+    done = run("--constraints", "phrases.tsv", "--format", "moses", lines=["ba"])
+    fields = done.lines[0].split(" ||| ")
+    assert len(fields) == 4 and "ba | | | de" in fields[1]
+    assert fields[2].startswith("logprob=")
+
+
 @pytest.mark.parametrize("line", ["ba", "ba\tde\tki", "\tde", "ba\tmu\nba\tlo"])
 def test_a_malformed_glossary_is_refused_with_its_line(run, line):
     with open("terms.tsv", "w") as stream:
@@ -270,6 +321,12 @@ def test_moses_lines_have_the_alignment_at_their_end(run):
         (("--diversity-groups", "7"), "divisor of beam_size"),
         (("--top-p", "0", "--sample"), "--top-p: wants more than 0"),
         (("--avoid", ""), "avoid: a phrase may not be empty"),
+        (("--shortlist", "--avoid", "de"), "--shortlist: would be ignored beside --avoid"),
+        (("--shortlist", "--target-prefix", "de"), "--shortlist: would be ignored beside --target"),
+        (
+            ("--mbr", "chrf", "--sample", "--mbr-candidates", "5000"),
+            "--mbr-candidates: wants 1,000",
+        ),
         (("--target-prefix", "lo " * 600), "target_prefix: wants 601 target tokens"),
     ],
 )

@@ -81,6 +81,7 @@ def test_lines_flags_and_the_api_say_the_language(both, nmt):
         {"text": "ba"},
         {"text": "ba", "tgt_lang": "bbb"},
         {"text": "ba", "tgt_lang": 3},
+        {"text": " ", "id": 2},
     ]
     stdin = "".join(f"{json.dumps(one)}\n" for one in objects).encode()
     done = nmt("translate", "--model", "run", "--format", "jsonl", stdin=stdin)
@@ -90,6 +91,7 @@ def test_lines_flags_and_the_api_say_the_language(both, nmt):
     assert answers[2]["error"].startswith("tgt_lang: missing")
     assert "Did you mean 'bb'?" in answers[3]["error"]
     assert answers[4]["error"].startswith("tgt_lang: wants text")
+    assert answers[5] == {"translation": "", "score": 0.0, "id": 2}, "blank in any language"
     default = nmt(
         "translate", "--model", "run", "--format", "jsonl", "--tgt-lang", "bb", stdin=stdin
     )

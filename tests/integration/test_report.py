@@ -1,5 +1,6 @@
 """`nmt report` and `nmt runs` on real runs, finished, under way and broken."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nmt.cli import report_models
 from nmt.runtime import locks
 from nmt.training import watching
 
@@ -51,6 +53,35 @@ def test_a_report_has_every_section(two_runs, nmt):
     text = Path("r.md").read_text()
     assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
     assert "## Data\n\none: pairs total" in text or "one: pairs " in text
+
+
+def test_statistics_are_found_in_a_common_cache_and_sides_are_called_what_they_are(configure, nmt):
+    configure("rnn", training=EACH, data={"cache_dir": "caches"})
+    assert nmt("train", "c.yaml").code == 0
+    assert nmt("report", "run", "--output=r.md", "--sentences=1").code == 0
+    text = Path("r.md").read_text()
+    assert re.search(r"^\| aa \| [\d,]+ \|.*\n\| bb \| ", text, re.M)
+    mono = [{"mono": "train.tgt", "lang": "bb"}, {"src": "train.src", "tgt": "train.tgt"}]
+    mono[1] |= {"tgt_lang": "bb"}
+    configure("rnn", training=EACH, data={"train": mono})
+    assert nmt("train", "c.yaml", "--set=run_dir=both").code == 0
+    assert nmt("report", "both", "--output=r.md", "--sentences=1").code == 0
+    text = Path("r.md").read_text()
+    assert re.search(r"^\| source \| [\d,]+ \|.*\n\| target \| ", text, re.M)
+    configure("rnn", training=EACH, data={"cache_dir": "caches"})
+    shutil.rmtree("caches")
+    assert nmt("report", "run", "--output=r.md", "--sentences=1").code == 0
+    assert "run: its token cache is not there." in Path("r.md").read_text()
+
+
+def test_the_map_of_a_cut_translation_has_no_row_of_its_end(two_runs, nmt, monkeypatch):
+    monkeypatch.setattr(report_models, "MAX_MAP_TOKENS", 1)
+    # Models of four updates never end before the limit.
+    (block,) = report_models.attention_of_lines(
+        "one", Path("runs/one"), [1], device="cpu", threads=1
+    )
+    assert len(block.rows) == len(block.values) == 1
+    assert "</s>" not in block.rows
 
 
 def test_scores_have_intervals_and_tests_against_the_first(two_runs, nmt):
@@ -114,7 +145,9 @@ def test_a_run_with_another_validation_set_has_scores_of_its_own(two_runs, confi
     assert nmt("train", "c.yaml", "--set=run_dir=runs/other").code == 0
     assert nmt("report", "runs/one", "runs/other", "--output=r.md", "--sentences=1").code == 0
     text = Path("r.md").read_text()
-    assert "other: has another validation set, and stands alone." in text
+    assert "Not all runs have the same validation set" in text
+    assert len(re.findall(r"^### Lowest chrF of", text, re.M)) == 2, "sentences of both"
+    assert len(re.findall(r"^\| words of the reference", text, re.M)) == 2
     assert re.search(r"^\| other \| 2 \|", text, re.M)
     assert len(re.findall(r"^\| run \| BLEU \| 95 % interval \|$", text, re.M)) == 2
 
@@ -244,7 +277,8 @@ def test_names_that_are_no_text_are_written_as_well_as_they_can_be(two_runs, nmt
     assert nmt("inspect", str(odd), "--json").code == 0
     assert len(json.loads(nmt("runs", "--json").text)) == 3
     assert nmt("report", str(odd), "runs/one", "--sentences=1").code == 0
-    assert nmt("plot", str(odd), "runs/one", "--lines=9", "--format=svg").code == 0
+    formats = ["--format=svg", *(["--format=png"] if importlib.util.find_spec("resvg_py") else [])]
+    assert nmt("plot", str(odd), "runs/one", "--lines=9", *formats).code == 0
 
 
 def test_what_is_no_run_is_one_line(configure, nmt):

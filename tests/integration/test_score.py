@@ -169,9 +169,20 @@ def test_invalid_bytes_and_cut_pairs_are_counted(here, nmt):
 
 def test_the_shares_of_an_ensemble_lie_between_its_models(here, nmt, learned, tmp_path):
     """The whole weight on one model is nearly that model."""
-    argv = ["--src=test.src", "--tgt=test.tgt", "--model=run", "--model=run", "--precision=fp64"]
-    alone = nmt("score", *argv[:3], "--precision=fp64").out
-    assert nmt("score", *argv, "--ensemble-weights=3,1").out == alone
+    # The same tokenizer, and other weights.
+    flags = [f"run_dir={tmp_path}/other", "training.init_from=run", "training.max_updates=3"]
+    assert nmt("train", "c.yaml", *(f"--set={flag}" for flag in flags)).code == 0
+    models = ["run", str(tmp_path / "other")]
+    pairs = ["--src=test.src", "--tgt=test.tgt", "--precision=fp64"]
+
+    def scores(*flags: str) -> list[float]:
+        return [row[0] for row in columns(nmt("score", *pairs, *flags).lines)]
+
+    alone = [scores(f"--model={model}") for model in models]
+    assert alone[0] != pytest.approx(alone[1], abs=0.01)
+    both = [f"--model={model}" for model in models]
+    assert scores(*both, "--ensemble-weights=1e9,1") == pytest.approx(alone[0], abs=1e-3)
+    assert scores(*both, "--ensemble-weights=1,1e9") == pytest.approx(alone[1], abs=1e-3)
 
 
 LIST = """\
@@ -212,6 +223,13 @@ def test_wrong_lists_are_one_line(nmt):
     nmt("mbr", stdin=b"1 ||| a\n0 ||| b\n").assert_refused(1, "stdin:2: comes after a candidate")
     nmt("mbr", stdin=b"a\n").assert_refused(1, "stdin:1: is no line of an n-best list")
     nmt("mbr", "--input=nowhere").assert_refused(1, "nowhere")
+    done = nmt("mbr", stdin=b"0 ||| a\n999999999999999999 ||| b\n")
+    assert (done.code, done.lines) == (1, ["a"])
+    assert "stdin: leaves out 999,999,999,999,999,998 sources" in done.err
+    nmt("mbr", stdin=b"3000000000 ||| b\n").assert_refused(1, "stdin: leaves out 3,000,000,000")
+    assert nmt("mbr", "--format=moses", stdin=b"3000000000 ||| b\n").code == 0
+    endless = b"0 ||| a ||| logprob=inf\n0 ||| b ||| logprob=1e999\n"
+    nmt("mbr", "--weights=model", stdin=endless).assert_refused(1, "has no feature logprob=")
 
 
 @pytest.mark.parametrize("metric", ["chrf", "bleu"])

@@ -101,6 +101,22 @@ def test_span_f1_is_that_of_seqeval():
     assert value("span_f1", ["O O"], ["B-X O"]) == 0.0
 
 
+def test_span_f1_ignores_the_case_of_kinds_alone():
+    hypotheses, references = ["B-Loc I-LOC O", "O B-per"], ["B-LOC I-LOC O", "B-PER O"]
+    assert value("span_f1", hypotheses, references) == 0.0
+    assert value("span_f1", hypotheses, references, lowercase=True) == 50.0
+    assert "case:lc" in score("span_f1", hypotheses, references, lowercase=True).signature
+
+
+def test_a_blank_reference_beside_another_asks_for_nothing():
+    # Of the first line nothing was found, of the second all; what is not there makes no line right.
+    hypotheses, tags, none = ["O O", "B-X"], ["B-X O", "B-X"], ["", ""]
+    assert value("span_f1", hypotheses, tags, none) == pytest.approx(200 / 3)
+    assert value("token_accuracy", ["", "a"], ["x y", "a"], ["", ""]) == pytest.approx(100 / 3)
+    assert value("sequence_accuracy", [""], ["x"], [""]) == 100.0
+    assert value("span_f1", [""], [""]) == 100.0
+
+
 def test_rouge_is_that_of_its_package_on_ascii():
     """rouge-score 0.1.2 with its own tokenizer gives 0.8333, 0.2 and 0.6667 of these lines."""
     pytest.importorskip("rouge_score")
@@ -167,7 +183,27 @@ def test_comet_downloads_only_when_it_is_told_to(comet):
 
 
 def test_comet_wants_a_model_and_sources(comet, tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.touch()
     with pytest.raises(errors.UsageError, match="--comet-model: missing"):
         metrics.build("comet", metrics.MetricSettings())
     with pytest.raises(errors.UsageError, match="wants the sources"):
-        score("comet", ["a"], ["a"], comet_model=str(tmp_path))
+        score("comet", ["a"], ["a"], comet_model=str(path))
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "org/model"])
+def test_a_comet_model_that_does_not_load_is_one_line(comet, tmp_path, monkeypatch, name):
+    def fail(_):
+        raise Exception("no hparams.yaml\nabove it")
+
+    (tmp_path / "model.ckpt").touch()
+    module = sys.modules["comet"]
+    monkeypatch.setattr(module, "load_from_checkpoint", fail)
+    monkeypatch.setattr(module, "download_model", fail)
+    monkeypatch.chdir(tmp_path)
+    settings = metrics.MetricSettings(comet_model=name, may_download=True)
+    with pytest.raises(errors.UsageError, match=f"{name}.*: no hparams.yaml above it"):
+        metrics.build("comet", settings)
+    # A folder is no model.
+    with pytest.raises(errors.UsageError, match="no such file"):
+        metrics.build("comet", metrics.MetricSettings(comet_model=str(tmp_path)))

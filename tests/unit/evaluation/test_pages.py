@@ -129,6 +129,31 @@ def test_sentences_are_the_worst_the_best_and_the_most_different():
     assert apart.sentences[0].lines["y"].runs == [("a dog ran", False)]
 
 
+def test_of_many_systems_the_most_different_lines_are_those_of_all():
+    references = ["the cat sat", "a dog ran", "birds fly high"]
+    systems = {"source": references, "y": references, "z": ["the cat sat", "a dog ran", "q"]}
+    *_, apart = comparing.sentences(["1", "2", "3"], references, systems, 1)
+    assert (apart.title, apart.sentences[0].number) == ("Largest difference between 3 systems", 3)
+    # A run of that name hides no line.
+    assert list(apart.sentences[0].lines) == ["source", "reference", "source (run)", "y", "z"]
+    assert apart.sentences[0].lines["source"].runs == [("3", False)]
+
+
+def test_curves_of_many_runs_can_be_told_apart():
+    curves = {str(number): [(1, 1.0), (2, 2.0)] for number in range(40)}
+    drawn = svg.chart(documents.Chart("t", "u", curves))
+    styles = re.findall(r'<polyline [^>]*stroke="([^"]*)" stroke-dasharray="([^"]*)"', drawn)
+    assert len(set(styles)) == len(styles) == 40
+
+
+def test_wide_letters_have_room():
+    def left(text: str) -> int:
+        drawn = svg.heat_map(documents.HeatMap("t", ["x"], [text], [[1.0]]))
+        return int(re.search(r'<rect x="(\d+)"', drawn).group(1))
+
+    assert left("\u65e5\u672c\u8a9e") == left("sixsix")
+
+
 DOCUMENT = documents.Document(
     "r <1>",
     [
@@ -160,8 +185,9 @@ def test_a_page_is_whole_and_loads_nothing():
 
 def test_markdown_has_the_same_in_words():
     text = pages.to_markdown(DOCUMENT)
-    assert "| x\\|y | <z> |" in text and "folded:" in text
-    assert "| a <b> | 1 | 1 | 3 | 2 |" in text
+    assert "| x\\|y | \\<z\\> |" in text and "folded:" in text
+    assert "| a \\<b\\> | 1 | 1 | 3 | 2 |" in text
+    assert "# r \\<1\\>" in text and "a \\& b" in text
     assert "| ▁y | ▁x | 1.00 |" in text
     assert "- line 3 n" in text and "  - source: **w**" in text
 

@@ -1,5 +1,6 @@
 """Pictures stand alone, and PNG has the text of the SVG in it."""
 
+import importlib.util
 import struct
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -22,6 +23,18 @@ def test_an_svg_is_a_file_of_its_own_with_its_style_on_white(content):
     assert ".curve {" in style.text and "text {" in style.text
     assert (back.tag.split("}")[1], back.get("fill")) == ("rect", "#fff")
     assert content.title in {node.text for node in root.iter()}
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "a\x07b", "\ufffe", "x\x00"])
+def test_text_that_no_picture_can_have_is_replaced(text):
+    for content in (
+        documents.Chart(text, "updates", {text: [(1, 2.0)], "b": [(1, 3.0)]}),
+        documents.HeatMap("run", [text, "y"], [text], [[0.2, 0.8]]),
+    ):
+        picture = pictures.to_svg(content)
+        assert "\ufffd" in "".join(ElementTree.fromstring(picture.encode()).itertext())
+        if importlib.util.find_spec("resvg_py"):
+            assert pictures.to_png(picture).startswith(b"\x89PNG")
 
 
 def test_a_png_is_that_picture_three_times_as_large():

@@ -33,6 +33,18 @@ def _corpus():
     return references, systems
 
 
+def _tagged(line):
+    """Returns BIO tags in the place of words: animals and things are spans, colours may go on."""
+    kinds = {
+        "cat": "B-ANIMAL",
+        "dog": "B-ANIMAL",
+        "house": "B-THING",
+        "red": "I-THING",
+        "mat": "B-THING",
+    }
+    return " ".join(kinds.get(word, "O") for word in line.split())
+
+
 REFERENCES, SYSTEMS = _corpus()
 TEXTS = breakdowns.Texts([REFERENCES])
 
@@ -129,10 +141,21 @@ def test_paired_randomisation_is_that_of_the_command(sacrebleu, monkeypatch, num
 
 @pytest.mark.parametrize("name", ["exact_match", "token_accuracy", "span_f1"])
 def test_own_metrics_are_tested_too(name):
-    first, second, third = _judged([name], num_resamples=200, num_trials=500)
+    systems, texts = SYSTEMS, TEXTS
+    if name == "span_f1":
+        # A word of capitals is a name.
+        systems = {system: list(map(_tagged, lines)) for system, lines in SYSTEMS.items()}
+        texts = breakdowns.Texts([list(map(_tagged, REFERENCES))])
+    judged = judging.judge(
+        systems,
+        texts,
+        judging.Request([metrics.build(name, metrics.MetricSettings())], 200, num_trials=500),
+    )
+    first, second, third = judged
     assert first.comparison.p_bootstrap is None
     assert second.comparison.difference == pytest.approx(second.score.value - first.score.value)
-    if name == "token_accuracy":
+    if name != "exact_match":
+        assert 0 < third.score.value < 100
         assert third.comparison.p_bootstrap < 0.05 and third.comparison.p_randomisation < 0.05
         assert third.score.interval > 0.0
 
@@ -163,6 +186,12 @@ def test_a_seed_that_is_no_number_is_one_line(monkeypatch):
         significance.seed()
     monkeypatch.setenv("SACREBLEU_SEED", "None")
     assert significance.seed() == "none"
+
+
+def test_a_seed_of_nought_is_refused_since_it_is_none_to_sacrebleu(monkeypatch):
+    monkeypatch.setenv("SACREBLEU_SEED", "00")
+    with pytest.raises(errors.UsageError, match="SACREBLEU_SEED: 0 is another seed each time"):
+        _alone("bleu", num_resamples=10)
 
 
 def test_figures_of_lines_are_those_of_the_sentence_level_flag(sacrebleu):

@@ -11,11 +11,15 @@ import torch
 from nmt.checkpoint import folder, weights
 from nmt.config import loading as config_loading
 from nmt.config import schema
+from nmt.evaluation import mbr
 from nmt.inference import loading, translator
 from nmt.models import seq2seq
 from nmt.runtime import device as devices
+from nmt.search import beam
 from nmt.text import sentencepiece_training, tokenizer
 
+# What a translator of the tests is asked for where nothing else is said.
+SETTINGS: dict[str, Any] = {"beam_size": 3, "max_length": 20}
 FAMILIES: dict[str, dict[str, Any]] = {
     "rnn": {"type": "rnn", "embedding_size": 8, "hidden_size": 12},
     "cnn": {
@@ -163,3 +167,45 @@ def publish(make_tokenizer: Callable[..., Path]) -> Callable[..., Path]:
         return run_dir
 
     return put
+
+
+@pytest.fixture
+def make(
+    texts: translator.Texts, arithmetic: devices.Arithmetic
+) -> Callable[..., translator.Translator]:
+    """A function that makes a translator: decoding settings over a beam of three."""
+
+    def build(
+        model: seq2seq.Seq2Seq,
+        *,
+        num_best: int = 1,
+        batch_sentences: int | None = None,
+        risk: mbr.Settings | None = None,
+        **decoding: Any,
+    ) -> translator.Translator:
+        return translator.Translator(
+            model,
+            texts,
+            schema.DecodingConfig(**SETTINGS | decoding),
+            arithmetic,
+            num_best=num_best,
+            batch_sentences=batch_sentences,
+            risk=risk,
+        )
+
+    return build
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each call of the beam search was given; the search itself goes on as usual."""
+    calls: list[dict[str, Any]] = []
+    search = beam.search
+
+    def spy(model, src_BS, src_mask_BS, requests, ids):
+        settings = requests[0].settings
+        calls.append({"ids": src_BS, "mask": src_mask_BS, "settings": settings, "special": ids})
+        return search(model, src_BS, src_mask_BS, requests, ids)
+
+    monkeypatch.setattr(beam, "search", spy)
+    return calls

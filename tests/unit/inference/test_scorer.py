@@ -47,6 +47,28 @@ def test_a_score_is_the_sum_of_log_probabilities_with_end_of_sentence(model, mak
         assert pair.num_tokens == len(tgt_ids)
 
 
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {"coverage_penalty": 0.7},
+        {"repetition_penalty": 1.6, "length_penalty": 0.8},
+        {"coverage_penalty": 0.3, "repetition_penalty": 1.3, "length_penalty": 1.4},
+    ],
+)
+def test_penalties_of_the_search_are_in_its_score(model, make, texts, arithmetic, corpus, decoding):
+    settings = schema.DecodingConfig(beam_size=3, max_length=30, **decoding)
+    machine = translator.Translator(model, texts, settings, arithmetic, num_best=3)
+    num_pairs = 0
+    for line, found in zip(corpus[:12], machine.translate(corpus[:12]), strict=True):
+        source = texts.src.encode(line)
+        for one in found:
+            (pair,) = make(model, **decoding).score_ids([source], [one.tokens])
+            assert pair.score == pytest.approx(one.score, abs=1e-6)
+            assert pair.log_probability == pytest.approx(one.log_probability, abs=1e-6)
+            num_pairs += pair.score != pytest.approx(pair.log_probability, abs=1e-6)
+    assert num_pairs > 20
+
+
 def test_a_pair_is_scored_as_if_it_were_alone(model, make, corpus):
     """float64, each family: batch size, neighbours and order change nothing."""
     src_lines, tgt_lines = corpus[:25], corpus[25:50]

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import random
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,9 @@ import torch
 from nmt import errors
 from nmt.config import schema
 from nmt.evaluation import mbr
-from nmt.inference import outcomes, requests, scorer, splitting, translator
-from nmt.models import seq2seq
+from nmt.inference import outcomes, scorer, splitting, translator
 from nmt.runtime import device as devices
-from nmt.search import beam, constraints
+from nmt.search import beam
 from nmt.search import settings as search_settings
 
 SETTINGS: dict[str, Any] = {"beam_size": 3, "max_length": 20}
@@ -36,46 +34,6 @@ ODD = [
 ]
 
 Make = Callable[..., translator.Translator]
-
-
-@pytest.fixture
-def make(texts: translator.Texts, arithmetic: devices.Arithmetic) -> Make:
-    """A function that makes a translator: decoding settings over a beam of three."""
-
-    def build(
-        model: seq2seq.Seq2Seq,
-        *,
-        num_best: int = 1,
-        batch_sentences: int | None = None,
-        risk: mbr.Settings | None = None,
-        **decoding: Any,
-    ) -> translator.Translator:
-        return translator.Translator(
-            model,
-            texts,
-            schema.DecodingConfig(**SETTINGS | decoding),
-            arithmetic,
-            num_best=num_best,
-            batch_sentences=batch_sentences,
-            risk=risk,
-        )
-
-    return build
-
-
-@pytest.fixture
-def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each call of the beam search was given; the search itself goes on as usual."""
-    calls: list[dict[str, Any]] = []
-    search = beam.search
-
-    def spy(model, src_BS, src_mask_BS, requests, ids):
-        settings = requests[0].settings
-        calls.append({"ids": src_BS, "mask": src_mask_BS, "settings": settings, "special": ids})
-        return search(model, src_BS, src_mask_BS, requests, ids)
-
-    monkeypatch.setattr(beam, "search", spy)
-    return calls
 
 
 def _assert_same(found: list, expected: list) -> None:
@@ -279,64 +237,6 @@ def test_lower_precisions_translate_every_line(make_model, texts, corpus, family
     assert scores["bf16"] != scores["fp32"]
 
 
-def test_what_is_to_be_avoided_is_not_spelled_in_another_way_either(make, rnn, corpus, texts):
-    """Random models spell words in any pieces: what comes out is avoided, round by round."""
-    machine = make(rnn, sample=True, temperature=3.0, seed=1)
-    num_words = num_others = 0
-    for line in corpus[:70]:
-        (found,) = machine.translate([line])[0]
-        words = [word for word in found.text.split() if word.isalnum()]
-        for word in words[:2]:
-            pieces = texts.tgt.encode(word)
-            num_others += not any(
-                list(found.tokens[i : i + len(pieces)]) == pieces for i in range(len(found.tokens))
-            )
-            asked = dataclasses.replace(machine.default, text=line, avoid=(word,))
-            (outcome,) = machine.answer([asked])
-            assert outcome.error is None
-            assert word not in outcome.translations[0].text.split()
-            num_words += 1
-    assert num_words > 20 and num_others > 3
-
-
-def test_what_is_to_be_avoided_is_seen_behind_punctuation_but_not_inside_words(make, rnn, texts):
-    tgt = texts.tgt
-    planner = make(rnn)._planner
-    planned = planner.plan(dataclasses.replace(make(rnn).default, text="x", avoid=("ab",)))
-    quoted = tuple(tgt.encode('cd "ab" d'))
-    (spelling,) = planner.other_spellings(planned, [quoted])
-    assert tgt.decode(list(spelling)).strip() == '"ab'
-    assert any(quoted[i : i + len(spelling)] == spelling for i in range(len(quoted)))
-    assert not planner.other_spellings(planned, [tuple(tgt.encode("cab gab"))])
-
-
-def test_settings_of_their_own_for_each_line_are_not_kept_for_ever(make, rnn, monkeypatch):
-    monkeypatch.setattr(requests, "MAX_KNOWN", 4)
-    machine = make(rnn, sample=True)
-    asked = [
-        dataclasses.replace(
-            machine.default,
-            text="ab",
-            decoding=machine.default.decoding.model_copy(update={"seed": n}),
-        )
-        for n in range(11)
-    ]
-    assert all(outcome.error is None for outcome in machine.answer(asked))
-    assert len(machine._planner._known) <= 4
-
-
-def test_a_constraint_ends_where_its_word_ends(make, rnn, corpus):
-    machine = make(rnn, max_length=30)
-    words = sorted({word for line in corpus[:20] for word in line.split()})[:30]
-    asked = [
-        dataclasses.replace(machine.default, text=corpus[i], constraints=(word,))
-        for i, word in enumerate(words)
-    ]
-    for request, outcome in zip(asked, machine.answer(asked), strict=True):
-        text = outcome.translations[0].text
-        assert re.search(rf"(?<!\w){re.escape(request.constraints[0])}(?![a-zäß])", text), text
-
-
 @pytest.mark.parametrize("metric", mbr.METRICS)
 @pytest.mark.parametrize("weights", mbr.WEIGHTS)
 def test_minimum_bayes_risk_orders_what_the_search_finds(rnn, make, corpus, metric, weights):
@@ -486,23 +386,6 @@ def test_an_error_that_is_none_of_memory_is_raised(rnn, make, corpus, monkeypatc
         make(rnn).translate(corpus[:2])
 
 
-def test_constraints_whose_tables_are_large_are_searched_in_small_batches(
-    rnn, make, corpus, searched, monkeypatch
-):
-    machine = make(rnn, batch_sentences=8, max_length=40)
-    asked = [
-        dataclasses.replace(machine.default, text=line, constraints=("ab", "ba dc"))
-        for line in corpus[:8]
-    ]
-    wanted = machine.answer(asked)
-    assert [len(call["ids"]) for call in searched] == [8]
-    most = constraints.num_entries([machine._plan(asked[0])] * 2)
-    monkeypatch.setattr(translator, "MAX_ENTRIES", most)
-    found = machine.answer(asked)
-    _assert_same([one.translations for one in found], [one.translations for one in wanted])
-    assert [len(call["ids"]) for call in searched[1:]] == [2] * 4
-
-
 def test_what_is_read_of_a_long_line_stands_as_it_was_written(rnn, make, texts):
     machine = make(rnn, max_src_tokens=12)
     request = dataclasses.replace(machine.default, text="Žižek ab " + "ab " * 40)
@@ -511,11 +394,3 @@ def test_what_is_read_of_a_long_line_stands_as_it_was_written(rnn, make, texts):
     assert len(texts.src.encode(found)) <= 11 < len(texts.src.encode(request.text))
     short = dataclasses.replace(request, text="ab ab")
     assert machine.readable(short) == "ab ab"
-
-
-def test_a_character_in_bytes_is_avoided_behind_punctuation(rnn, texts):
-    planner = requests.Planner(rnn, texts.tgt)
-    default = requests.Request("x", schema.DecodingConfig(**SETTINGS), avoid=("😀",))
-    planned = planner.plan(default)
-    assert planner.other_spellings(planned, [tuple(texts.tgt.encode("ab.😀"))])
-    assert not planner.other_spellings(planned, [tuple(texts.tgt.encode("ab.😁"))])

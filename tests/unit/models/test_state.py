@@ -1,5 +1,7 @@
 """The decoder state as a value, by small worked examples."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -179,9 +181,32 @@ def test_expanding_repeats_the_hypotheses_of_each_sentence_side_by_side():
     assert state.num_hypotheses == 1 and len(state.hypothesis["cell"]) == 2
 
 
-def test_only_a_fresh_state_is_expanded():
-    with pytest.raises(AssertionError, match="fresh"):
-        decoder_state.expand(decoder_state.DecoderState(position=1), 2)
+def test_only_single_hypotheses_are_expanded():
+    with pytest.raises(AssertionError, match="single"):
+        decoder_state.expand(decoder_state.DecoderState(num_hypotheses=2), 4)
+
+
+def test_hypotheses_that_part_late_share_the_slots_before():
+    state = decoder_state.DecoderState(
+        history={"key": _empty()}, visible_BKL=decoder_state.start_history(1, torch.zeros(1))
+    )
+
+    def after(*values: float) -> decoder_state.DecoderState:
+        visible_BKL = decoder_state.see_own_slot(state)
+        key = state.history["key"].append(torch.tensor(values).view(1, 1, -1, 1), state.num_slots)
+        return dataclasses.replace(
+            state, position=state.position + 1, history={"key": key}, visible_BKL=visible_BKL
+        )
+
+    state = after(1.0)
+    state = decoder_state.expand(state, 2)
+    assert (state.num_slots, state.num_shared) == (1, 1)
+    state = after(20.0, 30.0)
+    state = decoder_state.reorder(state, torch.tensor([[1, 1]]))
+    state = after(21.0, 31.0)
+    assert state.num_slots == 5
+    assert _slots(state.history["key"], 5) == [1.0, 20.0, 30.0, 21.0, 31.0]
+    assert _seen(state) == [[1.0, 30.0, 21.0], [1.0, 30.0, 31.0]]
 
 
 def test_reordering_moves_hypotheses_within_their_sentence_and_no_history():

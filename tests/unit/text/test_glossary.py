@@ -45,6 +45,27 @@ def test_terms_are_found_where_they_stand(read, text, targets):
 
 
 @pytest.mark.parametrize(
+    ("patterns", "text", "targets"),
+    [
+        ((r"\{\w+\}",), "a {bank} of {x}, {x}", ("{bank}", "{x}", "{x}")),
+        ((r"<x>(.*?)</x>",), "see <x>Foo_Bar 12</x> bank", ("Foo_Bar 12", "Geldinstitut")),
+        ((r"<x>(.*?)</x>",), "<x>bank</x><x> </x>", ("bank",)),
+        ((r"<[^<>]+>", r"\d+"), 'bank <a href="1"> 22', ("Geldinstitut", '<a href="1">', "22")),
+        ((r"(a)|(b)x",), "bx a", ("b", "a")),
+        ((r"q*",), "bank", ("Geldinstitut",)),
+        ((), "{bank}", ("Geldinstitut",)),
+    ],
+)
+def test_what_patterns_match_is_kept_and_terms_in_it_do_not_count(patterns, text, targets):
+    assert glossary.Glossary({"bank": "Geldinstitut"}, patterns).targets(text) == targets
+
+
+def test_a_pattern_that_is_none_is_one_line():
+    with pytest.raises(errors.UsageError, match=r"--keep: is no regular expression .*given: '\('"):
+        glossary.Glossary({}, ["("])
+
+
+@pytest.mark.parametrize(
     ("text", "targets"),
     [
         ("我去银行取钱", ("bank",)),

@@ -53,8 +53,13 @@ def test_deletion_leaves_words_out_and_says_nothing():
     assert 650 < len(found) < 750
     kept = damaged(numbered, delete_rate=0.5, unit="pieces")
     assert kept == sorted(kept) and len(kept) < len(numbered)
-    whole = damaged(TEXT, delete_rate=0.4)
-    assert all((5 in whole) == (6 in whole) for _ in whole), "words go as a whole"
+    lengths = set()
+    for seed in range(50):
+        whole = damaged(TEXT, seed, delete_rate=0.4)
+        rest = [word for word in WORDS if word[0] in whole]
+        assert whole == [token for word in rest for token in word], "words go as a whole"
+        lengths.add(len(rest))
+    assert len(lengths) > 3
     for seed in range(20):
         assert damaged(TEXT, seed, delete_rate=0.99), "something is left"
 
@@ -127,6 +132,23 @@ def test_permutation_puts_whole_sentences_in_every_order():
         for sentence in (first, second, third, fourth):
             assert str(sentence)[1:-1] in shown
     assert damaged([5, 6, 7], permute_rate=1.0) == [5, 6, 7], "one sentence has one order"
+
+
+@pytest.mark.parametrize("unit", ["words", "pieces"])
+def test_sentences_without_spaces_change_places(unit):
+    # NFKC has made wide marks narrow ones; a bracket behind them belongs to the sentence.
+    pieces = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
+    pieces += ("\u2581\u4eca\u65e5", "!", "\u660e\u65e5", "\u3002", "\u300d", "\u306f", "o")
+    known = vocab.Vocab(pieces, unk_id=0, bos_id=1, eos_id=2, pad_id=3)
+
+    def orders(*ids: int) -> set[tuple[int, ...]]:
+        machine = noise.Noise(known, MASK, Rates(permute_rate=1.0, unit=unit))  # type: ignore[arg-type]
+        return {tuple(machine.apply(ids, random.Random(seed))) for seed in range(40)}
+
+    assert orders(5, 8, 7, 8) == {(5, 8, 7, 8), (7, 8, 5, 8)}
+    assert orders(5, 6, 7, 8) == {(5, 6, 7, 8), (7, 8, 5, 6)}
+    assert orders(5, 8, 9, 7) == {(5, 8, 9, 7)}, "quoted, it goes on"
+    assert orders(11, 6, 11) == {(11, 6, 11)}, "no end within a word"
 
 
 def test_a_rate_of_texts_is_met():

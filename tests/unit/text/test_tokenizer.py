@@ -112,6 +112,35 @@ def test_pieces_for_bytes_cannot_break_a_line() -> None:
     assert machine.decode(ids) == " A "
 
 
+@pytest.mark.parametrize("text", ["m²", "Foo™ abc", "abc ½ de", "Ａ", "ab\u200bc", "…", "²²", "🙂"])
+def test_what_normalisation_would_change_is_spelled_in_bytes(kind: str, text: str) -> None:
+    machine = NORMAL[kind]
+    ids = machine.encode_exactly(text)
+    assert ids is not None and machine.decode(ids) == text
+    # It goes on as text does.
+    assert machine.decode([*machine.encode("abc"), *ids, *machine.encode("de")]) == f"abc {text} de"
+    assert text == "🙂" or machine.decode(machine.encode(text)) != text
+
+
+def test_what_is_read_as_it_is_written_has_the_usual_pieces(kind: str) -> None:
+    machine = NORMAL[kind]
+    for line in [*CORPUS[:20], "e\u0301a"]:
+        assert machine.encode_exactly(f"  {line} ") == machine.encode(line)
+    assert machine.encode_exactly("") == machine.encode_exactly(" \u3000 ") == []
+    assert machine.encode_exactly("ab\ud800") is None
+
+
+def test_without_bytes_only_what_pieces_spell_is_exact() -> None:
+    machine = trained(byte_fallback=False, vocab_size=200)
+    assert machine.encode_exactly("m²") is None and machine.encode_exactly("🙂") is None
+    assert machine.encode_exactly(CORPUS[0]) == machine.encode(CORPUS[0])
+
+
+def test_exact_text_has_the_case_of_the_model() -> None:
+    machine = trained(lowercase=True)
+    assert machine.decode(machine.encode_exactly("ABC m²") or []) == "abc m²"
+
+
 def test_special_ids_are_passed_over() -> None:
     machine = NORMAL["bpe"]
     ids = machine.encode("aber")
