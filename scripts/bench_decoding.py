@@ -344,7 +344,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FLAGS",
-        help="another side of nmt with these flags of `nmt translate`; repeatable",
+        help="another side of nmt with these flags of `nmt translate`, such as --model of a student; "
+        "repeatable",
     )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
     parser.add_argument("--threads", type=int, default=cores(), help="of each side (default all)")

@@ -26,10 +26,8 @@ class NmtSide:
         job = self._job
         # The old model goes first, so that there are never two.
         self._machine = None
-        words = ["translate", "--model", job["model"], "--beam-size", str(job["beam_size"])]
-        words += ["--length-penalty", "0", "--batch-size", str(size)]
-        words += ["--threads", str(job["threads"]), *job["flags"]]
-        self._machine = translate.build_translator(parser.parse(words))
+        args = parser.parse(["translate", *flags(job, size)])
+        self._machine = translate.build_translator(args)
         self._size = size
 
     def describe(self) -> dict[str, Any]:
@@ -43,6 +41,13 @@ class NmtSide:
             "texts": [translation.text for translation in found],
             "lengths": lengths(self._lines, found),
         }
+
+
+def flags(job: dict[str, Any], size: int) -> list[str]:
+    """Returns the flags of `nmt translate`; a side may name another model than the others have."""
+    found = [] if "--model" in job["flags"] else ["--model", job["model"]]
+    found += ["--beam-size", str(job["beam_size"]), "--length-penalty", "0"]
+    return [*found, "--batch-size", str(size), "--threads", str(job["threads"]), *job["flags"]]
 
 
 def data(job: dict[str, Any]) -> dict[str, Any]:

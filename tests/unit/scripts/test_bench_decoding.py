@@ -5,7 +5,7 @@ import types
 import bench_decoding
 import pytest
 import torch
-from benchmarks import decoding, forced
+from benchmarks import decoding, forced, nmt_decoding_side
 
 from nmt.cli import parser
 
@@ -31,6 +31,14 @@ def test_sides_of_nmt_have_the_whole_vocabulary_unless_flags_say_otherwise():
     flags = {entry.name: entry.flags for entry in entries if entry.program == "nmt_decoding"}
     assert all("--no-shortlist" in flags[f"nmt {name}"] for name in ("fp32", "bf16"))
     assert flags["nmt --precision bf16 --shortlist"] == ("--precision", "bf16", "--shortlist")
+
+
+def test_a_side_may_have_a_model_of_its_own():
+    job = {"model": "run", "beam_size": 5, "threads": 2, "flags": ["--precision", "bf16"]}
+    args = parser.parse(["translate", *nmt_decoding_side.flags(job, 64)])
+    assert (args.model, args.batch_size, args.precision) == (["run"], 64, "bf16")
+    job["flags"] += ["--model", "student"]
+    assert parser.parse(["translate", *nmt_decoding_side.flags(job, 64)]).model == ["student"]
 
 
 def test_the_reference_is_known_by_its_flags():
