@@ -131,15 +131,15 @@ class Tokenizer:
                 ids += [*([] if ids else self._space), *self.spell(run)]
             else:
                 ids += self._inside(run) if ids else self.encode(run)
-        # Marks may be changed together with what they stand on.
-        return ids if self._reads_as(ids, [word]) else [*self._space, *self.spell(word)]
+        return ids
 
     def _inside(self, run: str) -> list[int]:
         """Returns the ids of letters that go on with a word, without a sign for a space in front."""
-        first, *rest = self.encode(run)
+        ids, space = self.encode(run), self.spell(SPACE)
+        if ids[: len(space)] == space:
+            return ids[len(space) :]
+        first, *rest = ids
         piece = self.vocab.pieces[first].removeprefix(SPACE)
-        if not piece:
-            return rest
         token: int = self._processor.PieceToId(piece)
         is_there = self._processor.IdToPiece(token) == piece
         return [*([token] if is_there else self.spell(piece)), *rest]

@@ -100,6 +100,12 @@ def test_a_phrase_that_no_translation_has_room_for_is_not_looked_for(make, rnn):
     assert len(machine._planner.plan(asked).avoid) == 1
 
 
+def test_what_normalisation_changes_is_avoided_in_both_forms(make, rnn, texts):
+    asked = dataclasses.replace(make(rnn).default, text="ab", avoid=("ab²",))
+    planned = make(rnn)._planner.plan(asked)
+    assert sorted(texts.tgt.decode(phrase) for phrase in planned.avoid) == ["ab2", "ab²"]
+
+
 def test_constraints_are_met_letter_by_letter(make, model):
     machine = make(model, max_length=39)
     for phrase in ("m²", "ab ½", "Ａ"):

@@ -53,6 +53,7 @@ def test_terms_are_found_where_they_stand(read, text, targets):
         ((r"<[^<>]+>", r"\d+"), 'bank <a href="1"> 22', ("Geldinstitut", '<a href="1">', "22")),
         ((r"(a)|(b)x",), "bx a", ("b", "a")),
         ((r"q*",), "bank", ("Geldinstitut",)),
+        ((r"\d+", r"\d"), "12 bank", ("12", "Geldinstitut")),
         ((), "{bank}", ("Geldinstitut",)),
     ],
 )

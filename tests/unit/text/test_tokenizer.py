@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,28 @@ def test_what_normalisation_would_change_is_spelled_in_bytes(kind: str, text: st
     # It goes on as text does.
     assert machine.decode([*machine.encode("abc"), *ids, *machine.encode("de")]) == f"abc {text} de"
     assert text == "🙂" or machine.decode(machine.encode(text)) != text
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_only_what_changes_is_in_bytes(kind: str) -> None:
+    machine = NORMAL[kind]
+    for word in CORPUS[0].split() + CORPUS[1].split():
+        pieces = [machine.vocab.pieces[token] for token in machine.encode_exactly(f"{word}²{word}")]
+        assert sum(piece.startswith("<0x") for piece in pieces) == 2
+        assert letters_of(pieces) == f"{tokenizer.SPACE}{word}{word}"
+
+
+def letters_of(pieces: list[str]) -> str:
+    return "".join(piece for piece in pieces if not piece.startswith("<0x"))
+
+
+@given(st.text(alphabet="abä ²™½…\u0301\u0308ﾊﾞﬁÅ\u212bｱ\u200bé\u1100\u1161", max_size=12))
+def test_any_text_is_spelled_exactly_where_there_are_bytes(text: str) -> None:
+    for machine in NORMAL.values():
+        ids = machine.encode_exactly(text)
+        assert ids is not None
+        found = unicodedata.normalize("NFC", " ".join(machine.decode(ids).split()))
+        assert found == unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def test_what_is_read_as_it_is_written_has_the_usual_pieces(kind: str) -> None:
