@@ -213,6 +213,8 @@ class Benchmark:
 
     def _best_batch(self, entry: decoding.Entry, beam_size: int, data: Path) -> int:
         """Returns the batch size with which a side is fastest."""
+        if len(self._args.candidates) == 1:
+            return self._args.candidates[0]
         side = self._start(entry, beam_size, data)
         try:
             side.turn(FIRST_BATCH)

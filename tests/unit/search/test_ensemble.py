@@ -116,6 +116,20 @@ def test_the_joined_state_is_kept_and_expanded_as_any_other(build_model, make_so
 
 
 @torch.no_grad()
+def test_hypotheses_that_part_after_a_position_leave_no_slot_between(build_model, make_sources):
+    joined, sources = (
+        ensemble.Ensemble([build_model((TRANSFORMER, TRANSFORMER))] * 2),
+        make_sources([3]),
+    )
+    state = joined.start(joined.encode(sources.ids, sources.mask))
+    _, _, state = joined.step(torch.tensor([1]), state)
+    _, _, state = joined.step(torch.tensor([4, 5]), decoder_state.expand(state, 2))
+    assert state.num_slots == 3
+    seen = (state.visible_BKL == 0).tolist()
+    assert [row[:4] for row in seen[0]] == [[True, True, False, False], [True, False, True, False]]
+
+
+@torch.no_grad()
 def test_weights_are_shares_of_the_probabilities(build_model, make_sources):
     """7 to 3 is 0.7 to 0.3, step by step and all at once, in models of different families."""
     models = [build_model((side, side), seed=seed) for seed, side in enumerate((RNN, TRANSFORMER))]
