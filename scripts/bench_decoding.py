@@ -19,6 +19,7 @@ differs otherwise is printed at the end.
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -188,7 +189,7 @@ class Benchmark:
             "encoder": _shape(self._config.model.encoder),
             "decoder": _shape(self._config.model.decoder),
         }
-        log = self._args.work / f"{entry.name.replace(' ', '-')}.log"
+        log = self._args.work / f"{re.sub('[ /]', '-', entry.name)}.log"
         return processes.SideProcess(entry.name, self._pythons[entry.program], job, log)
 
     def measure_lengths(self, beam_size: int) -> None:
