@@ -157,7 +157,7 @@ class Planner:
         """Returns which phrases end in a word that has to end with them."""
         if any(phrase[0] in self.continuing for phrase in phrases):
             return ()
-        return tuple(boundaries.is_letter(text.rstrip()[-1]) for text in texts)
+        return tuple(boundaries.ends_word(text.rstrip()[-1]) for text in texts)
 
     def _phrases(self, texts: Sequence[str], name: str) -> Iterator[search_settings.Phrase]:
         for text in texts:

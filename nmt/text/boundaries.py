@@ -1,6 +1,7 @@
 """Where words end, for tokenizers that write a sign for each space."""
 
 import re
+import unicodedata
 
 from nmt.runtime import characters
 from nmt.text import tokenizer, vocab
@@ -8,6 +9,9 @@ from nmt.text import tokenizer, vocab
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # The sign for a space begins with this byte, where words are spelled in bytes.
 _SPACE_BYTE = tokenizer.SPACE.encode()[0]
+
+# What words go on behind, as in l'eau, and/or, and @name.
+_LEADING = frozenset("'\u2019\"/@#&_+=*\\$")
 
 # Scripts that write no spaces between words: Thai, Lao, Burmese, Khmer, and Chinese and Japanese.
 UNSPACED = (
@@ -23,6 +27,17 @@ UNSPACED = (
 def is_letter(character: str) -> bool:
     """Returns whether a character is part of a word that spaces or punctuation would end."""
     return characters.is_word_part(character) and not is_unspaced(character)
+
+
+def ends_word(character: str) -> bool:
+    """Returns whether no letter goes on behind a character that ends a phrase.
+
+    Letters end their word, and so do signs such as `}` and `>`; not those that lead on, which are dashes,
+    opening brackets and quotation marks, and `_LEADING`.
+    """
+    if is_unspaced(character):
+        return False
+    return character not in _LEADING and unicodedata.category(character) not in {"Pd", "Ps", "Pi"}
 
 
 def is_unspaced(character: str) -> bool:

@@ -152,6 +152,23 @@ def _all() -> shortlists.Shortlist:
     return shortlists.Shortlist(torch.arange(310), torch.zeros((310, 1), dtype=torch.int64), 310)
 
 
+@pytest.mark.parametrize(
+    ("phrase", "is_closed"),
+    [("{ab}", True), ("ab²", True), ("a'", False), ("ab-", False), ("(", False), ("\u4eca", False)],
+)
+def test_letters_go_on_behind_signs_that_lead_on_alone(make, rnn, corpus, phrase, is_closed):
+    machine = make(rnn, max_length=30)
+    asked = [
+        dataclasses.replace(machine.default, text=line, constraints=(phrase,))
+        for line in corpus[:20]
+    ]
+    assert machine._planner.plan(asked[0]).closed == (is_closed,)
+    if is_closed:
+        for outcome in machine.answer(asked):
+            text = outcome.translations[0].text
+            assert re.search(rf"{re.escape(phrase)}(?![a-zäß])", text), text
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("family", ["rnn", "cnn", "transformer"])
 @pytest.mark.parametrize("has_shortlist", [False, True])
