@@ -200,7 +200,8 @@ def evaluate(
     Args:
         hypotheses: translations, a line each.
         references: one or more translations of the corpus, as many lines each.
-        metrics: names, such as `bleu`, `chrf++`, `ter` and `wer`; `nmt evaluate --help` has all.
+        metrics: names, such as `bleu`, `chrf++`, `ter` and `wer`; `nmt evaluate --help` has all. `comet`,
+            which wants sources and a model, is of the command alone.
         lowercase: whether to ignore case.
         tokenize: sacreBLEU's tokenizer for BLEU.
         confidence: whether scores get a `mean` and the half width of their 95 % `interval`.

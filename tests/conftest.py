@@ -1,14 +1,23 @@
-"""What many tests share: tiny models of every family, and batches for them."""
+"""What many tests share: tiny models of every family, batches for them, the command, and its ranks."""
 
 import dataclasses
 import itertools
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+from nmt.cli import main as cli
 from nmt.config import schema
 from nmt.models import seq2seq
+
+# Another test may have the disk or the processor to itself for a while.
+hypothesis.settings.register_profile("nmt", deadline=None)
+hypothesis.settings.load_profile("nmt")
 
 FAMILIES = {
     "rnn": {"type": "rnn", "num_layers": 2, "embedding_size": 12, "hidden_size": 14},
@@ -152,3 +161,34 @@ def make_sources() -> Callable[..., Sources]:
         return Sources(ids, mask, lengths)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_main() -> Callable[..., int]:
+    """A function that runs `nmt` in this process, and leaves torch as it was: `nmt` sets it up."""
+
+    def run(*argv: str | Path) -> int:
+        threads, generator_state = torch.get_num_threads(), torch.get_rng_state()
+        is_deterministic = torch.are_deterministic_algorithms_enabled()
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        try:
+            return cli.main([str(argument) for argument in argv])
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_rng_state(generator_state)
+            torch.use_deterministic_algorithms(is_deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = fills
+
+    return run
+
+
+@pytest.fixture
+def rank_environment() -> dict[str, str]:
+    """Variables with which a process finds this `nmt`, takes one thread, and meets others at once."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    if sys.platform == "linux":
+        # Gloo would ask for the address of the machine's name, which some machines do not know.
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
+    # Says where it was, should a rank crash.
+    return {**variables, "PYTHONFAULTHANDLER": "1"}

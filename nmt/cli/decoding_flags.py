@@ -7,7 +7,7 @@ from nmt.cli import values
 # Key, kind, and what `--help` says; the schema checks the values.
 _CONTROL: tuple[tuple[str, type, str], ...] = (
     ("min_length_ratio", float, "no EOS before X times the source length"),
-    ("max_length_ratio", float, "no translation beyond X times the source length"),
+    ("max_length_ratio", float, "no translation beyond X times the source length, plus 20"),
     ("coverage_penalty", float, "strength of the penalty for source words left out; 0 = none"),
     ("no_repeat_ngram_size", int, "no sequence of N tokens comes twice"),
     ("repetition_penalty", float, "factor on log-probabilities of tokens that have come; 1 = none"),

@@ -95,7 +95,7 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
         return None
     try:
         exported = ctranslate2_kept.find(paths[0])
-    except (errors.ModelError, errors.UsageError) as error:
+    except (errors.FileError, errors.ModelError, errors.UsageError) as error:
         _warn_of_engine(error, paths[0])
         return None
     if exported is None:
@@ -110,7 +110,7 @@ def build_chosen(args: argparse.Namespace) -> ctranslate2_engine.Engine | None:
             raise errors.UsageError("--nbest: lists of CTranslate2 may end elsewhere.")
         loading.set_up_threads(args.threads)
         engine = ctranslate2_kept.load(exported, config.model, decoding, args.batch_size)
-    except errors.ModelError as error:
+    except (errors.FileError, errors.ModelError) as error:
         _warn_of_engine(error, paths[0])
         return None
     except errors.UsageError as error:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from nmt import errors
 from nmt.cli import evaluate_sets
 from nmt.evaluation import breakdowns, judging, metrics, score_tables, significance
-from nmt.runtime import files
+from nmt.runtime import characters, files
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     counts = None
     if args.frequency_text is not None:
-        counts = breakdowns.word_counts(evaluate_sets.lines(args.frequency_text))
+        counts = breakdowns.word_counts(evaluate_sets.read_lines(args.frequency_text))
     with _opened(args.segments) as segments:
         # Out before it is scored, so that nothing which goes wrong from there on loses it.
         with _opened(args.output) as output:
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
                 given = evaluate_sets.translated(args)
             if output is not None:
                 made = [line for one in given for own in one.systems.values() for line in own]
-                output.write(_encoded("".join(f"{line}\n" for line in made)))
+                output.write(characters.encoded("".join(f"{line}\n" for line in made)))
         found = _judged(given, request, counts)
         if segments is not None:
-            segments.write(_encoded(score_tables.to_segments(found)))
+            segments.write(characters.encoded(score_tables.to_segments(found)))
     # In UTF-8 like all output, whatever the terminal is set to: intervals have a μ and a ±.
-    sys.stdout.buffer.write(_encoded(_shown(args, found)))
+    sys.stdout.buffer.write(characters.encoded(_shown(args, found)))
     return 0
 
 
@@ -98,11 +98,6 @@ def _shown(args: argparse.Namespace, found: Sequence[judging.Judgement]) -> str:
 
 def _wants_sources(args: argparse.Namespace, chosen: Sequence[str]) -> bool:
     return "copy" in (args.by or ()) or "comet" in chosen
-
-
-def _encoded(text: str) -> bytes:
-    """Returns the text in UTF-8; the name of a file may be none, and keeps its bytes."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:

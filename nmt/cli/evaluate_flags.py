@@ -88,7 +88,7 @@ def _add_judgement(verb: argparse.ArgumentParser) -> None:
         "--frequency-text",
         metavar="FILE",
         help="text in which --by frequency counts words, such as the target side of training. "
-        "Default: the references",
+        "Default: the first reference",
     )
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,17 +122,23 @@ def translated(args: argparse.Namespace) -> list[Given]:
 
 
 def lines(path: str) -> list[str]:
-    """Returns the lines of a file, and warns of those that are not valid UTF-8.
+    """Returns the lines of a file; see `read_lines`."""
+    return list(read_lines(path))
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a file, and warns at the end of those that are not valid UTF-8.
 
     Raises:
         errors.DataError: it has none.
     """
-    counter = files.DecodeCounter()
-    found = list(files.read_lines(locations.location(path), counter))
+    counter, is_empty = files.DecodeCounter(), True
+    for line in files.read_lines(locations.location(path), counter):
+        is_empty = False
+        yield line
     readers.warn_of_invalid({path: counter.num_invalid})
-    if not found:
+    if is_empty:
         raise errors.DataError(f"{path}: is empty: there is no line to score.")
-    return found
 
 
 def _members(text: str) -> list[str]:

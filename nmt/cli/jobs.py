@@ -349,6 +349,7 @@ class Job:
 
     def _save(self, state: progress.Progress, kinds: dict[str, hooks.Tensors]) -> None:
         assert self._metrics is not None, "rank 0 saves"
+        self._watchers.flush()
         values = {
             "progress": state.to_json(),
             "config": self._config_text,

@@ -1,13 +1,14 @@
 """The command `nmt`: parses, runs one verb, and turns failures into one line and an exit status.
 
-Exit status: 0 done, 1 failure, 2 wrong command line or configuration, 130 interrupted. The verbs
-are imported when they are called, since they import torch.
+Exit status: 0 done, 1 failure, 2 wrong command line or configuration, 130 interrupted, 143
+terminated. The verbs are imported when they are called, since they import torch.
 """
 
 import argparse
 import contextlib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -38,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (stays open)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As translations are, whatever the locale says.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if not argv:
         parser.build()[0].print_help()
         return 2

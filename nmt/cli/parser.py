@@ -215,7 +215,7 @@ def _add_score(verb: argparse.ArgumentParser) -> None:
         "--length-penalty",
         type=values.number,
         metavar="X",
-        help="0 = the score is the log-probability",
+        help="0 = the score is not divided by the length",
     )
     verb.add_argument(
         "--batch-tokens",

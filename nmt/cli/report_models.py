@@ -251,7 +251,11 @@ def attention_of_lines(
         return [documents.Text(f"{name}: {error}")]
     _check_lines(lines or (), len(pairs))
     pairs = pairs[: max(lines, default=NUM_TRIED) if lines else NUM_TRIED]
-    return _attention([_translated(name, loaded, pairs)], lines or (), NUM_MAPS)
+    try:
+        known = _translated(name, loaded, pairs)
+    except errors.NMTError as error:
+        return [documents.Text(f"{name}: {error}")]
+    return _attention([known], lines or (), NUM_MAPS)
 
 
 def _check_lines(lines: Sequence[int], number: int) -> None:

@@ -18,8 +18,9 @@ from nmt.runtime import characters, locks
 
 logger = logging.getLogger(__name__)
 
-# Files by which a folder is known to be one of a run.
-SIGNS = (manifests.NAME, events.NAME, "log.txt")
+# Files by which a folder is known to be one of a run, and those that a folder may have for other reasons.
+SIGNS = frozenset({manifests.NAME, events.NAME})
+WEAK_SIGN, BESIDE_IT = "log.txt", frozenset({locks.NAME, "checkpoints", "tokenizer"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run_folders(parent: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        if any(name in names for name in SIGNS):
+        if SIGNS & {*names} or (WEAK_SIGN in names and BESIDE_IT & {*names, *folders}):
             folders.clear()
             yield Path(place)
         else:

@@ -6,12 +6,12 @@ N lines in are N lines out, whatever is wrong with some of them.
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from nmt import errors
 from nmt.cli import engines
-from nmt.evaluation import nbest
 from nmt.inference import alignments, json_lines, outcomes, requests
 from nmt.runtime import files, lines
 from nmt.text import glossary as glossaries
@@ -83,7 +83,7 @@ class Moses:
                 scores = " ".join(f"{score:.6f}" for score in found.token_scores)
                 features += f" token_scores= {scores}"
             # What reads the line would take it for the end of the text.
-            text = found.text.replace(nbest.SEPARATOR, " ".join(nbest.SEPARATOR))
+            text = re.sub(r"\|{3,}", lambda signs: " ".join(signs[0]), found.text)
             parts = [str(number), text, features, f"{found.score:.6f}"]
             if found.alignment is not None:
                 parts.append(alignments.pharaoh(found.alignment))

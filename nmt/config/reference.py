@@ -54,7 +54,9 @@ def render() -> str:
 
 _DATA = "Besides these: the corpora `data.train`, `data.valid` and `data.test`, which follow.\n"
 _TRAIN = (
-    "A list; N counts from 0. An entry is two parallel files, one TSV, one JSONL or one text.\n"
+    "A list; N counts from 0. An entry is two parallel files, one TSV, one JSONL or one text. A name may\n"
+    "be a pattern such as `train.*.en.gz`, whose matches are read one after the other, sorted, or a URL\n"
+    "such as `https://...` or `s3://...` (the extra `remote`).\n"
 )
 _VALID = """`data.valid` is required, `data.test` is not; both have the same keys. They may be lists, one
 for each language pair, which are scored each on its own and by their mean. A test corpus is never

@@ -47,7 +47,10 @@ class TrainingConfig(knobs.Section):
         "bleu", "what chooses the best weights and feeds patience", why="what users compare by"
     )
     init_from: str | None = knobs.knob(
-        None, "model folder whose weights and tokenizer the run starts from", min_length=1
+        None,
+        "model folder whose weights and tokenizer the run starts from, and whose section model holds "
+        "where the configuration has none",
+        min_length=1,
     )
     freeze: tuple[str, ...] = knobs.knob(
         (), "names of parameters that stay as they are, with shell patterns, such as encoder.*"

@@ -83,5 +83,8 @@ def _side(folder: Path, side: readers.Side, last: cache.Block, unknown: int) -> 
 def _numbers(path: Path, code: str, size: int) -> "array.array[int]":
     found = array.array(code)
     with path.open("rb") as stream:
-        found.frombytes(stream.read(size))
+        content = stream.read(size)
+    if len(content) < size:
+        raise ValueError("it is torn")
+    found.frombytes(content)
     return found

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nmt import errors
 
@@ -43,7 +43,7 @@ class Texts:
     counts: Mapping[str, int] | None = None
 
 
-def word_counts(lines: Sequence[str]) -> dict[str, int]:
+def word_counts(lines: Iterable[str]) -> dict[str, int]:
     """Returns how often each word between blanks occurs."""
     return dict(collections.Counter(word for line in lines for word in line.split()))
 

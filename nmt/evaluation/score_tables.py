@@ -6,8 +6,11 @@ from typing import Any
 
 from nmt.evaluation import breakdowns, judging
 
-# What is less probable by chance is marked.
+# What is less probable by chance is marked. Of so many lines that differ, none and all are swapped once
+# in 2 ** (number - 1) times, which gives the same difference: fewer than six prove nothing at that level.
+# SacreBLEU's tests do not count it, and find the smallest p there is where a single line differs.
 SIGNIFICANT = 0.05
+MIN_DIFFERENT = 6
 
 COLUMNS = (
     *("pair", "system", "metric", "by", "class", "lines", "score", "mean", "interval"),
@@ -44,7 +47,7 @@ def _corpus(judgements: Sequence[judging.Judgement]) -> list[list[str]]:
         blocks.append(
             [
                 f"{judgements[0].num_lines:,} lines. p: probability of so large a difference from the "
-                f"first system by chance; * below {SIGNIFICANT}."
+                f"first system by chance; * below {SIGNIFICANT} if {MIN_DIFFERENT} lines or more differ."
             ]
         )
     blocks += [_breakdown(kind, groups) for kind in judgements[0].parts]
@@ -71,6 +74,10 @@ def to_tsv(judgements: Sequence[judging.Judgement]) -> str:
             for part in parts:
                 cells = [kind, part.name, str(part.num_lines), f"{part.value:.{width}f}"]
                 rows.append([*names, *cells, *[""] * 5, score.signature])
+    if len(_grouped(judgements, lambda one: one.pair or "")) > 1:
+        for one, mean in _means(judgements):
+            names = ["mean", one.system, one.score.name]
+            rows.append([*names, *[""] * 3, f"{mean:.{one.score.decimals}f}", *[""] * 6])
     return _tsv(rows)
 
 
@@ -173,10 +180,9 @@ def _comparison(group: Sequence[judging.Judgement]) -> list[str]:
         row.append(f"{score.mean:.{width}f} ± {score.interval:.{width}f}")
         if tested.difference is not None:
             row.append(f"{tested.difference:+.{width}f}")
-            # Where nothing differs, sacreBLEU's tests find no larger chance difference either.
-            is_other = tested.difference != 0.0
+            is_proof = tested.difference != 0.0 and tested.num_different >= MIN_DIFFERENT
             row += [
-                _probability(value, is_other)
+                _probability(value, is_proof)
                 for value in (tested.p_bootstrap, tested.p_randomisation)
             ]
         rows.append(row)
@@ -216,9 +222,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _probability(value: float | None, is_other: bool) -> str:
+def _probability(value: float | None, is_proof: bool) -> str:
     assert value is not None, "a system that is compared has been tested"
-    return f"{value:.4f}{' *' if is_other and value < SIGNIFICANT else '  '}"
+    return f"{value:.4f}{' *' if is_proof and value < SIGNIFICANT else '  '}"
 
 
 def _number(value: float | None, width: int) -> str:

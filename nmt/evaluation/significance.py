@@ -33,12 +33,14 @@ class Comparison:
         difference: of its figure from that of the first system; None for that one.
         p_bootstrap: probability of so large a difference by chance, by paired bootstrap resampling.
         p_randomisation: likewise, by paired approximate randomisation.
+        num_different: lines whose counts are not those of the first system.
     """
 
     score: metric.Score
     difference: float | None = None
     p_bootstrap: float | None = None
     p_randomisation: float | None = None
+    num_different: int = 0
 
 
 def score(
@@ -98,7 +100,9 @@ def compare(
     for name in others:
         difference = scores[name].value - scores[first].value
         p_values = find(judge, systems[first], systems[name], num_resamples, num_trials)
-        found[name] = Comparison(scores[name], difference, *p_values)
+        pairs = zip(systems[first], systems[name], strict=True)
+        num_different = sum(tuple(own) != tuple(other) for own, other in pairs)
+        found[name] = Comparison(scores[name], difference, *p_values, num_different)
     return found
 
 

@@ -33,8 +33,10 @@ MAX_DIGITS = 12
 
 def chart(content: documents.Chart) -> str:
     """Returns a line chart."""
+    # Without points or not, a run has its colour in all charts, and its name where there are others.
+    styles = {name: _style(place) for place, name in enumerate(content.curves)}
     curves = {name: thinned(points) for name, points in content.curves.items() if points}
-    height = HEIGHT + LEGEND_ROW * (len(curves) if len(curves) > 1 else 0)
+    height = HEIGHT + LEGEND_ROW * (len(curves) if len(styles) > 1 else 0)
     body = [f'<text x="{LEFT}" y="18" class="title">{html.escape(content.title)}</text>']
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points]
@@ -69,10 +71,7 @@ def chart(content: documents.Chart) -> str:
         f'<text x="{middle}" y="{HEIGHT - 8}" class="middle">{html.escape(content.x_label)}</text>'
     )
     for index, (name, points) in enumerate(curves.items()):
-        style = (
-            f'stroke="{COLOURS[index % len(COLOURS)]}" '
-            f'stroke-dasharray="{DASHES[index % len(DASHES)]}"'
-        )
+        style = styles[name]
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
         body.append(f'<polyline points="{path}" class="curve" {style}/>')
         if len(points) == 1:
@@ -80,13 +79,19 @@ def chart(content: documents.Chart) -> str:
             body.append(
                 f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" class="curve" {style}/>'
             )
-        if len(curves) > 1:
+        if len(styles) > 1:
             y = HEIGHT + LEGEND_ROW * index + 4
             body.append(
                 f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + 36}" y2="{y}" class="curve" {style}/>'
             )
             body.append(f'<text x="{LEFT + 44}" y="{y + 4}">{html.escape(name)}</text>')
     return _svg(WIDTH, height, content.title, body)
+
+
+def _style(place: int) -> str:
+    """Returns how the curve at this place looks."""
+    colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    return f'stroke="{colour}" stroke-dasharray="{dashes}"'
 
 
 def heat_map(content: documents.HeatMap) -> str:

@@ -2,7 +2,8 @@
 
 In: `text`, `tgt_lang`, `target_prefix`, `constraints`, `avoid`, `nbest`, and any decoding option by its
 name in the configuration. Out: `translation`, `score`, and what was asked for of `translations`, `scores`,
-`alignment`, `tokens`, `token_scores`, `utilities`; or `error`. All other fields are passed on.
+`alignment`, `tokens`, `token_scores`, `utilities`; or `error`, of which none is passed on from the object
+that came in. All other fields are.
 """
 
 import json

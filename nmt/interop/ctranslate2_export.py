@@ -110,6 +110,7 @@ def export(run_dir: Path, output: Path, quantization: str, lines: Sequence[str])
         )
         agreements = compare(loaded, path, decoding, positions, lines)
         shares = {name: agreement.share for name, agreement in agreements.items()}
+        _insist_on_lines(agreements, output)
         if quantization == "float32":
             _insist(agreements, output)
         elif min(shares.values()) < EXPECTED_SHARE:
@@ -189,14 +190,18 @@ def compare(
     return found
 
 
-def _insist(agreements: Mapping[str, Agreement], output: Path) -> None:
+def _insist_on_lines(agreements: Mapping[str, Agreement], output: Path) -> None:
     for name, found in agreements.items():
-        num_different = found.num_lines - found.num_alike
         if found.num_lines == 0:
             raise errors.ModelError(
                 f"{output}: was not written, since no translation ends within max_length ({name}), "
                 "so that nothing could be compared. Train the model further."
             )
+
+
+def _insist(agreements: Mapping[str, Agreement], output: Path) -> None:
+    for name, found in agreements.items():
+        num_different = found.num_lines - found.num_alike
         if found.share < WANTED_SHARE and num_different > 1:
             raise errors.ModelError(
                 f"{output}: was not written, since CTranslate2 translates {num_different} of "

@@ -27,7 +27,7 @@ DECODING_KEYS = (
     "beam_size", "length_penalty", "min_length", "max_length", "max_src_tokens", "batch_tokens",
 )  # fmt: skip
 # Those that need no default besides: they only bound the time, or are those of our own arithmetic.
-_KNOWN_KEYS = frozenset({*DECODING_KEYS, "exact_stop", "precision", "max_length_ratio"})
+_KNOWN_KEYS = frozenset({*DECODING_KEYS, "exact_stop", "precision"})
 _AGAIN = "Export the model again, or copy the folder again."
 
 

@@ -1,6 +1,10 @@
 """What single characters are, and texts that not everything can take."""
 
+import re
 import unicodedata
+
+# Surrogates but those that stand for the bytes of a name of a file.
+_STRAY = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def is_word_part(character: str) -> bool:
@@ -11,9 +15,17 @@ def is_word_part(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character)[0] == "M"
 
 
+def encoded(text: str) -> bytes:
+    """Returns a text in UTF-8; names of files that are none keep their bytes.
+
+    Other lone surrogates, as the escapes of JSON may be, become U+FFFD.
+    """
+    return _STRAY.sub("\ufffd", text).encode("utf-8", "surrogateescape")
+
+
 def printable(text: str) -> str:
-    """Returns a text without the bytes of names of files that are no UTF-8, which none can write."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Returns a text that can be written anywhere: what is no character becomes U+FFFD."""
+    return encoded(text).decode("utf-8", "replace")
 
 
 def is_writable(text: str) -> bool:

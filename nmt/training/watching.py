@@ -1,6 +1,7 @@
 """Tools that draw a run while it goes on: TensorBoard, and Weights & Biases.
 
-They get what metrics.jsonl gets. A further one is a subclass of `Watcher` and a line in `WATCHERS`.
+They get what metrics.jsonl gets. A further one is a subclass of `Watcher`, a line
+in `WATCHERS`, and a name more in the type of `training.loggers` (nmt/config/training.py).
 A tool that fails costs its pictures and not the run: there is a warning, and training goes on without it.
 """
 
@@ -49,6 +50,9 @@ class Watcher(abc.ABC):
     def show(self, event: Event) -> None:
         """Takes an event of metrics.jsonl: its `event`, its `update`, and numbers by name."""
 
+    def flush(self) -> None:  # noqa: B027 (a tool may have nothing to do)
+        """Makes sure that what it was shown outlives a kill: the run goes on from here."""
+
     @abc.abstractmethod
     def close(self, *, failed: bool) -> None:
         """Ends.
@@ -75,6 +79,10 @@ class TensorBoard(Watcher):
         """Writes each number under `train/loss` and the like."""
         for name, value in numbers(event).items():
             self._writer.add_scalar(name, value, event["update"])
+
+    def flush(self) -> None:
+        """Writes what it holds back."""
+        self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
         """Closes the file."""
@@ -137,7 +145,9 @@ def check(names: Sequence[str]) -> None:
         errors.ConfigError: one is not installed.
     """
     for name in names:
-        if importlib.util.find_spec(WATCHERS[name].package) is None:
+        spec = importlib.util.find_spec(WATCHERS[name].package)
+        # A folder of that name, as W&B makes one, is not the package.
+        if spec is None or spec.origin is None:
             raise errors.ConfigError(
                 f"training.loggers: {name} is not installed. "
                 f"Install it with: pip install 'nmt-toolkit[{name}]'"
@@ -177,6 +187,12 @@ class Watchers:
         for name, watcher in list(self._open.items()):
             with self._forgiven(name):
                 watcher.show(event)
+
+    def flush(self) -> None:
+        """Makes sure that all that was shown outlives a kill, for a checkpoint."""
+        for name, watcher in list(self._open.items()):
+            with self._forgiven(name):
+                watcher.flush()
 
     def __enter__(self) -> "Watchers":
         """Returns itself."""

@@ -13,7 +13,7 @@ WALK = Path(__file__).with_name("walk.py")
 
 def walk(models: dict, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-W", "error", str(WALK), json.dumps(models), *flags],
+        [sys.executable, str(WALK), json.dumps(models), *flags],
         capture_output=True,
         text=True,
         check=False,

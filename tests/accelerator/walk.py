@@ -8,6 +8,7 @@ and a device. An operation on tensors of two devices raises, as it would on a re
 
 import json
 import sys
+import warnings
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -148,6 +149,8 @@ def zeros(shape: torch.Size) -> Numbers:
 
 
 def main() -> None:
+    # Not before: what torch says when it is imported on this machine is not ours.
+    warnings.simplefilter("error")
     device = set_up()
     for name, options in json.loads(sys.argv[1]).items():
         walk(options, device, stray="--stray" in sys.argv)

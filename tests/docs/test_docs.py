@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from nmt.cli import main as cli
 from nmt.cli import parser
 from nmt.config import families, loading
 from nmt.models import registry
@@ -45,14 +44,15 @@ def commands(text: str) -> list[list[str]]:
 @pytest.fixture(autouse=True)
 def _corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NMT_MODEL", raising=False)
     Path("corpus.en").write_text("The train leaves at half past seven .\nShe sold tickets .\n" * 20)
     Path("corpus.de").write_text("Der Zug fährt um halb acht .\nSie verkaufte Karten .\n" * 20)
     Path("config.yaml").write_text(CONFIG)
 
 
 @pytest.fixture
-def demo() -> None:
-    assert cli.main(["train", "config.yaml", "--quiet"]) == 0
+def demo(run_main) -> None:
+    assert run_main("train", "config.yaml", "--quiet") == 0
 
 
 def pages_with_commands() -> list[str]:
@@ -87,23 +87,23 @@ def test_the_configuration_of_the_readme_is_valid():
     assert loading.parse(text, "README.md").model.decoder.type == "rnn"
 
 
-def test_the_quickstart_does_what_it_says(capsysbinary):
+def test_the_quickstart_does_what_it_says(run_main, capsysbinary):
     Path("config.yaml").unlink()
     quickstart = next(block for block in blocks(README, "sh") if "nmt init" in block)
     init, train, translate, evaluate = (
         shlex.split(line, comments=True) for line in quickstart.splitlines()
     )
-    assert cli.main(init[1:]) == 0
+    assert run_main(*init[1:]) == 0
     assert train == ["nmt", "train", "config.yaml"]
     # As it stands it would train for long.
     tiny = ["tokenizer.vocab_size=290", "training.max_updates=1", "model.encoder.hidden_size=8"]
     tiny += ["model.decoder.hidden_size=8"]
-    assert cli.main([*train[1:], "--quiet", *(f"--set={setting}" for setting in tiny)]) == 0
+    assert run_main(*train[1:], "--quiet", *(f"--set={setting}" for setting in tiny)) == 0
     assert translate == ["nmt", "translate", "<", "input.txt"]
     Path("input.txt").write_text("She sold tickets .\n")
-    assert cli.main(["translate", "--input", "input.txt"]) == 0
+    assert run_main("translate", "--input", "input.txt") == 0
     assert capsysbinary.readouterr().out.count(b"\n") == 1
-    assert cli.main(evaluate[1:]) == 0
+    assert run_main(*evaluate[1:]) == 0
     assert capsysbinary.readouterr().out.startswith(b"BLEU|nrefs:1|")
 
 
@@ -116,7 +116,7 @@ def test_the_python_of_the_documentation_runs(name: str):
     assert namespace["model"].translate([""]) == [""]
 
 
-def test_the_family_of_the_documentation_trains_and_translates(monkeypatch):
+def test_the_family_of_the_documentation_trains_and_translates(run_main, monkeypatch):
     # What is registered here is not there for other tests.
     monkeypatch.setattr(families, "_registered", {})
     monkeypatch.setattr(registry, "_builders", {})
@@ -127,8 +127,8 @@ def test_the_family_of_the_documentation_trains_and_translates(monkeypatch):
     start = CONFIG.index("model:")
     end = CONFIG.index("training:")
     Path("config.yaml").write_text(CONFIG[:start] + plugin + CONFIG[end:])
-    assert cli.main(["train", "config.yaml", "--quiet"]) == 0
-    assert cli.main(["inspect", "runs/demo"]) == 0
+    assert run_main("train", "config.yaml", "--quiet") == 0
+    assert run_main("inspect", "runs/demo") == 0
 
 
 FAST = (ROOT / "docs/fast-decoders.md").read_text(encoding="utf-8")
@@ -143,7 +143,7 @@ def test_the_models_for_fast_decoding_are_valid(text: str):
 
 
 MULTILINGUAL = (ROOT / "docs/multilingual.md").read_text(encoding="utf-8")
-BACK = next(block for block in blocks(MULTILINGUAL, "sh") if "back.en" in block).splitlines()
+DATA, *BACK = next(block for block in blocks(MULTILINGUAL, "sh") if "back.en" in block).splitlines()
 
 
 def test_the_data_section_of_several_directions_is_valid():
@@ -153,7 +153,7 @@ def test_the_data_section_of_several_directions_is_valid():
     assert data.pair_of(data.train[2]) == ("fr", "en")
 
 
-def test_back_translation_takes_three_commands():
+def test_back_translation_takes_three_commands(run_main):
     """As they stand there, with models that are trained for two updates."""
     Path("configs").symlink_to(ROOT / "configs")
     for folder in ("multi30k", "multi30k-2000"):
@@ -169,16 +169,17 @@ def test_back_translation_takes_three_commands():
     tiny += ["training.batch_tokens=400", "decoding.max_length=10"]
     tiny += [f"model.{side}.hidden_size=8" for side in ("encoder", "decoder")]
     overrides = ["--quiet", *(f"--set={setting}" for setting in tiny)]
+    assert DATA == "python scripts/get_multi30k.py --small 2000"
     back, translate, forth = (shlex.split(line)[1:] for line in BACK)
-    assert cli.main([*back, *overrides]) == 0
-    assert cli.main(translate) == 0
+    assert run_main(*back, *overrides) == 0
+    assert run_main(*translate) == 0
     assert len(Path("data/multi30k-2000/back.en").read_text().splitlines()) == 40
-    assert cli.main([*forth, *overrides]) == 0
+    assert run_main(*forth, *overrides) == 0
     pieces = Path("runs/multi30k-2000-bt/tokenizer/spm.vocab").read_text(encoding="utf-8")
     assert "<BT>" in pieces.split("\n")
 
 
-def test_a_student_learns_what_its_teacher_made_of_the_training_set():
+def test_a_student_learns_what_its_teacher_made_of_the_training_set(run_main):
     """The three commands, with models that are trained for two updates."""
     Path("configs").symlink_to(ROOT / "configs")
     Path("data/multi30k").mkdir(parents=True)
@@ -193,12 +194,12 @@ def test_a_student_learns_what_its_teacher_made_of_the_training_set():
     tiny += [f"model.{side}.hidden_size=8" for side in ("encoder", "decoder")]
     overrides = ["--quiet", *(f"--set={setting}" for setting in tiny)]
     teacher, translate, student = (shlex.split(line)[1:] for line in RECIPE)
-    assert cli.main([*teacher, *overrides]) == 0
-    assert cli.main(translate) == 0
+    assert run_main(*teacher, *overrides) == 0
+    assert run_main(*translate) == 0
     lines = src.split("\n")
     made = Path("data/multi30k/train.distilled.de").read_text(encoding="utf-8").split("\n")
     assert [line == "" for line in made] == [line == "" for line in lines]
-    assert cli.main([*student, *overrides]) == 0
+    assert run_main(*student, *overrides) == 0
     trained = loading.load("runs/multi30k-student/config.yaml")
     assert trained.model.decoder.autoregressive_layer == "ssru"
     assert trained.data.train[0].tgt == "data/multi30k/train.distilled.de"

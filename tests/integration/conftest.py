@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-
-from nmt.cli import main as cli
 
 COMMAND = [sys.executable, "-m", "nmt.cli.main"]
 WORDS = ["ba", "de", "ki", "lo", "mu", "na", "po", "ri"]
@@ -133,7 +132,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nmt(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+    run_main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> Callable[..., Done]:
     """A function that runs `nmt` with these arguments, and bytes for its stdin."""
 
@@ -228,14 +229,6 @@ def exact(configure: Callable[..., Path]) -> Callable[..., None]:
 
 
 @pytest.fixture
-def rank_environment() -> dict[str, str]:
-    """Variables with which a process finds this `nmt`, and takes one thread."""
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-
-
-@pytest.fixture
 def ranks(rank_environment: dict[str, str]) -> Callable[..., Ended]:
     """A function that trains `c.yaml` on so many ranks, into a folder, with faults."""
     script = Path(__file__).with_name("start_ranks.py")
@@ -252,26 +245,47 @@ def ranks(rank_environment: dict[str, str]) -> Callable[..., Ended]:
         )
         assert (done.returncode, done.stderr) == (0, "")
         messages = [Path(f"err.{rank}").read_text().split("\n")[:-1] for rank in range(number)]
+        ended = Ended(json.loads(done.stdout), messages)
         assert not any("Traceback" in line for lines in messages for line in lines), messages
-        return Ended(json.loads(done.stdout), messages)
+        assert -signal.SIGABRT not in ended.codes, ended
+        return ended
 
     return run
 
 
-@pytest.fixture(scope="session")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+@pytest.fixture
+def learned(learners: Callable[[str], Path]) -> Iterator[Callable[[str], Path]]:
     """A function from a family to a directory in which it has been trained until it had learnt.
 
-    There are `c.yaml`, the corpora and the folder `run`. Tests read them only.
+    There are `c.yaml`, the corpora and the folder `run`. All tests share them; none may change them.
     """
-    trained: dict[str, Path] = {}
+    before: dict[Path, set[tuple[Path, int]]] = {}
 
+    def find(family: str) -> Path:
+        folder = learners(family)
+        before.setdefault(folder, files_of(folder))
+        return folder
+
+    yield find
+    for folder, files in before.items():
+        assert files_of(folder) == files, "the test changed files that others read"
+
+
+def files_of(folder: Path) -> set[tuple[Path, int]]:
+    return {(path, path.lstat().st_mtime_ns) for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.fixture(scope="session")
+def learners(
+    run_main: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    @functools.cache
     def train(family: str) -> Path:
-        if family not in trained:
-            folder = tmp_path_factory.mktemp(f"learned-{family}")
-            train_learner(folder, family)
-            trained[family] = folder
-        return trained[family]
+        folder = tmp_path_factory.mktemp(f"learned-{family}")
+        write_learner(folder, family)
+        with contextlib.chdir(folder):
+            assert run_main("train", "c.yaml", "--quiet") == 0
+        return folder
 
     return train
 
@@ -280,57 +294,42 @@ def reverse(words: list[str]) -> list[str]:
     return words[::-1]
 
 
-def copy(words: list[str]) -> list[str]:
-    return words
-
-
 # For each family the task, the tokenizer, the sizes and the training that it learns in seconds with.
 LEARNERS = {
     "rnn": (
         reverse,
         {"type": "word", "vocab_size": 300},
-        {"embedding_size": 32, "hidden_size": 64, "dropout": 0.0},
+        {"embedding_size": 32, "hidden_size": 64},
         {"batch_tokens": 512, "max_updates": 350, "learning_rate": 0.01},
     ),
     "cnn": (
-        copy,
+        list.copy,
         {"type": "char", "vocab_size": 300},
-        {"num_layers": 2, "embedding_size": 32, "hidden_size": 32, "dropout": 0.0},
+        {"num_layers": 2, "embedding_size": 32, "hidden_size": 32},
         {"batch_tokens": 512, "max_updates": 250, "learning_rate": 0.01},
     ),
     "transformer": (
         reverse,
         {"type": "bpe", "vocab_size": 290},
-        {
-            "num_layers": 2,
-            "hidden_size": 32,
-            "num_heads": 4,
-            "feedforward_size": 64,
-            "dropout": 0.0,
-        },
+        {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "feedforward_size": 64},
         {"batch_tokens": 512, "max_updates": 450, "learning_rate": 0.005},
     ),
 }
 
 
-def train_learner(folder: Path, family: str) -> None:
+def write_learner(folder: Path, family: str) -> None:
     task, tokenizer, options, training = LEARNERS[family]
     write_corpora(folder, task, {"train": 2000, "valid": 20, "test": 60})
     schedule = {"schedule": "linear", "warmup_updates": 40, "label_smoothing": 0.0}
     intervals = {"validation_interval": 1000, "checkpoint_interval": 1000}
+    half = {"type": family, "dropout": 0.0, **options}
     values = {
         "tokenizer": tokenizer,
-        "model": {side: {"type": family, **options} for side in ("encoder", "decoder")},
+        "model": {side: dict(half) for side in ("encoder", "decoder")},
         "training": training | schedule | intervals,
         "decoding": {"beam_size": 3},
     }
     write_config(folder, values, {})
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        assert run_main("train", "c.yaml", "--quiet") == 0
-    finally:
-        os.chdir(before)
 
 
 def write_corpora(
@@ -377,17 +376,3 @@ def write_config(folder: Path, values: dict[str, Any], changes: dict[str, Any]) 
     path = folder / "c.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
-
-
-def run_main(*argv: str | Path) -> int:
-    """Runs `nmt` in this process, and leaves torch as it was: the command sets it up for itself."""
-    threads, generator_state = torch.get_num_threads(), torch.get_rng_state()
-    is_deterministic = torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
-    try:
-        return cli.main([str(argument) for argument in argv])
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(generator_state)
-        torch.use_deterministic_algorithms(is_deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = fills

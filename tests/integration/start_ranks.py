@@ -14,6 +14,7 @@ Not a test; `test_ranks.py` runs it with a job in JSON as its only argument:
 It prints the exit statuses in JSON, and leaves what each rank said in `err.0`, `err.1` and so on.
 """
 
+import contextlib
 import gc
 import itertools
 import json
@@ -22,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -37,9 +39,13 @@ DEADLINE = 60.0
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Returns a port that nobody has, not even by chance: the system hands out higher ones."""
+    port = 10_000 + os.getpid() % 20_000
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+        port += 1
 
 
 def install(rank: int, faults: list) -> None:
@@ -136,6 +142,8 @@ def start(job: dict, rank: int, port: int) -> int:
         if job.get("counts_bytes"):
             count_bytes(rank)
         code = main.main([*job["argv"], *job.get("extra", {}).get(str(rank), [])])
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

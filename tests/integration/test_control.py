@@ -267,13 +267,14 @@ def test_every_option_of_the_search_has_a_flag():
     assert {f"--{name.replace('_', '-')}" for name in names} <= flags
 
 
-def test_the_sign_between_fields_does_not_end_a_text(run):
+@pytest.mark.parametrize("signs", ["|||", "|||||", "||||||||"])
+def test_the_sign_between_fields_does_not_end_a_text(signs, run):
     with open("phrases.tsv", "w") as stream:
-        stream.write("ba ||| de\n")
+        stream.write(f"ba {signs} de\n")
     done = run("--constraints", "phrases.tsv", "--format", "moses", lines=["ba"])
-    fields = done.lines[0].split(" ||| ")
-    assert len(fields) == 4 and "ba | | | de" in fields[1]
-    assert fields[2].startswith("logprob=")
+    fields = done.lines[0].split("|||")
+    assert len(fields) == 4 and f"ba {' '.join(signs)} de" in fields[1]
+    assert fields[2].strip().startswith("logprob=")
 
 
 @pytest.mark.parametrize("line", ["ba", "ba\tde\tki", "\tde", "ba\tmu\nba\tlo"])

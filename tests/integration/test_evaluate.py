@@ -112,12 +112,20 @@ def test_words_are_counted_in_the_text_that_is_given(nmt):
     assert found == [("0", 3), ("2 to 4", 1)]
 
 
-def test_output_is_utf_8_whatever_the_terminal_is_set_to():
-    argv = ["evaluate", "--hyp", "a", "--ref", "ref", "--bleu", "--confidence", "--resamples", "9"]
-    command = [sys.executable, "-m", "nmt", *argv]
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ("evaluate --hyp a --ref ref --bleu --confidence --resamples 9", "μ = "),
+        ("runs .", "größe"),
+    ],
+)
+def test_output_is_utf_8_whatever_the_terminal_is_set_to(argv, text):
+    Path("größe").mkdir()
+    Path("größe/metrics.jsonl").touch()
+    command = [sys.executable, "-m", "nmt", *argv.split()]
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(command, check=True, capture_output=True, env=environment)
-    assert "μ = " in done.stdout.decode("utf-8")
+    assert text in done.stdout.decode("utf-8")
 
 
 def test_a_place_that_cannot_be_written_to_is_found_before_anything_is_translated(nmt):
@@ -217,7 +225,9 @@ def test_the_help_names_every_metric():
     assert all(name in text for name in metrics.METRICS)
 
 
-def test_several_models_are_compared_and_commas_are_an_ensemble(learned, nmt, monkeypatch):
+def test_several_models_are_compared_and_commas_are_an_ensemble(
+    learned, nmt, monkeypatch, tmp_path
+):
     folder = learned("cnn")
     monkeypatch.chdir(folder)
     run = str(folder / "run")
@@ -230,9 +240,10 @@ def test_several_models_are_compared_and_commas_are_an_ensemble(learned, nmt, mo
     assert [one["score"] for one in found] == [alone["score"]] * 3
     assert [one["difference"] for one in found[1:]] == [0.0, 0.0]
     assert "test set: data.test of run, for all models" in done.err
-    Path("run,b").symlink_to("run")
+    comma = tmp_path / "run,b"
+    comma.symlink_to(run)
     assert (
-        nmt("evaluate", "--exact-match", "--json", "--model", "run,b").text
+        nmt("evaluate", "--exact-match", "--json", "--model", comma).text
         == nmt("evaluate", "--exact-match", "--json", "--model", "run").text
     ), "a folder whose name has a comma"
     weighed = nmt("evaluate", "--exact-match", "--model", f"run,{run}", "--ensemble-weights", "3,1")

@@ -182,7 +182,10 @@ def test_systems_are_compared_pair_by_pair_and_one_without_tags_is_told_nothing(
     assert [line.split()[0] for line in shown[-2:]] == ["run", "plain"]
     header, *rows = nmt(*pair, "--tsv", "--segments", "seg.tsv").lines
     assert header.split("\t")[:2] == ["pair", "system"]
-    assert [row.split("\t")[0] for row in rows] == ["aa-bb"] * 2 + ["bb-aa"] * 2
+    assert [row.split("\t")[0] for row in rows] == ["aa-bb"] * 2 + ["bb-aa"] * 2 + ["mean"] * 2
+    assert {row.count("\t") for row in rows} == {header.count("\t")}
+    place = header.split("\t").index("score")
+    assert [float(row.split("\t")[place]) for row in rows] == [one["score"] for one in found]
     segments = Path("seg.tsv").read_text().splitlines()
     assert segments[0] == "pair\tline\tsystem\tchrF2"
     assert segments[1].startswith("aa-bb\t1\trun\t") and segments[-1].startswith("bb-aa\t")

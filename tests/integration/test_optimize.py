@@ -256,6 +256,11 @@ def test_an_engine_that_cannot_be_used_is_said_and_lost_nothing(greedy, nmt, mon
     assert (done.code, done.text) == (0, wanted)
     assert "cannot be used" in done.err
     assert "torn or altered" in done.err
+    (kept / "model.bin").unlink()
+    (kept / "model.bin").mkdir()  # not to be read, not even by root
+    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    assert (done.code, done.text) == (0, wanted)
+    assert "cannot be used" in done.err
     shutil.rmtree(kept)
     done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
     assert (done.code, done.text) == (0, wanted)

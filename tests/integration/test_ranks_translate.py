@@ -12,12 +12,6 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("start_ranks.py")
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-}
 MESSY = "ba de\n\n  \nki\u2028lo\nmu\x0cna \u0085 po\r\n" + "ba " * 3000 + "\nlast without its end"
 
 
@@ -28,7 +22,9 @@ def project(learned: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ranks(project: Path) -> Callable[..., tuple[list[int | None], list[list[str]]]]:
+def ranks(
+    project: Path, rank_environment: dict[str, str]
+) -> Callable[..., tuple[list[int | None], list[list[str]]]]:
     """A function that translates on so many ranks: exit statuses, and stderr of each."""
 
     def run(number: int, *argv: str, stdin: bytes = b"", **job: Any) -> Any:
@@ -36,7 +32,7 @@ def ranks(project: Path) -> Callable[..., tuple[list[int | None], list[list[str]
         values = {"ranks": number, "argv": command, **job}
         done = subprocess.run(
             [sys.executable, SCRIPT, json.dumps(values)],
-            env=ENVIRONMENT,
+            env=rank_environment,
             input=stdin,
             capture_output=True,
             check=False,
@@ -104,15 +100,15 @@ def test_fewer_lines_than_ranks_and_none_at_all(ranks):
     assert Path("out.0").read_bytes() == b""
 
 
-def test_lines_from_an_open_pipe_are_answered_as_they_come(project):
+def test_lines_from_an_open_pipe_are_answered_as_they_come(project, rank_environment):
+    os.mkfifo("out.0")
     command = ["translate", f"--model={project}", "--precision=fp64"]
     process = subprocess.Popen(
         [sys.executable, SCRIPT, json.dumps({"ranks": 2, "argv": command})],
-        env=ENVIRONMENT,
+        env=rank_environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    os.mkfifo("out.0")
     try:
         with open("out.0", "rb") as answers:
             for line in (b"ba\n", b"de ki\nlo\n"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nmt import errors
 from nmt.cli import report_models
 from nmt.runtime import locks
 from nmt.training import watching
@@ -69,6 +70,10 @@ def test_statistics_are_found_in_a_common_cache_and_sides_are_called_what_they_a
     text = Path("r.md").read_text()
     assert re.search(r"^\| source \| [\d,]+ \|.*\n\| target \| ", text, re.M)
     configure("rnn", training=EACH, data={"cache_dir": "caches"})
+    (begins,) = Path("caches").rglob("src.begins")
+    begins.write_bytes(b"")
+    assert nmt("report", "run", "--output=r.md", "--sentences=1").code == 0
+    assert "run: its token cache is not there." in Path("r.md").read_text()
     shutil.rmtree("caches")
     assert nmt("report", "run", "--output=r.md", "--sentences=1").code == 0
     assert "run: its token cache is not there." in Path("r.md").read_text()
@@ -127,11 +132,20 @@ def test_pictures_are_files_of_their_own(two_runs, nmt, monkeypatch):
     assert Path("out/validation-bleu.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pictures_of_runs_with_like_names_and_of_a_run_without_a_model(two_runs, nmt):
+def fail_to_translate(*args):
+    raise errors.UsageError("no memory")
+
+
+def test_pictures_of_runs_with_like_names_and_of_a_run_without_a_model(two_runs, nmt, monkeypatch):
     shutil.copytree("runs/one", "runs/one-")
     flags = ["--lines=2", "--format=svg", "--output=out"]
     assert nmt("plot", "runs/one", "runs/one-", *flags).code == 0
     assert len([path for path in Path("out").iterdir() if "line" in path.name]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(report_models, "_translated", fail_to_translate)
+        done = nmt("plot", "runs/one", "--format=svg", "--output=without")
+    assert done.code == 0 and "one: no memory" in done.err
+    assert Path("without/learning-rate.svg").exists()
     Path("runs/one/model.safetensors").unlink()
     done = nmt("plot", "runs/one", *flags[1:])
     assert done.code == 0 and any(line.startswith("one: ") for line in done.messages)
@@ -153,7 +167,7 @@ def test_a_run_with_another_validation_set_has_scores_of_its_own(two_runs, confi
 
 
 def test_loggers_get_the_events_of_the_run_and_may_change_under_it(configure, nmt, monkeypatch):
-    seen = []
+    seen, kept = [], []
 
     class Recorder(watching.TensorBoard):
         package = "json"
@@ -163,6 +177,9 @@ def test_loggers_get_the_events_of_the_run_and_may_change_under_it(configure, nm
 
         def show(self, event):
             seen.append(dict(event))
+
+        def flush(self):
+            kept.append((seen[-1], Path("run/checkpoints/00000004").exists()))
 
         def close(self, *, failed):
             seen.append(failed)
@@ -175,6 +192,7 @@ def test_loggers_get_the_events_of_the_run_and_may_change_under_it(configure, nm
     assert nmt("train", "c.yaml", *flags).code == 0
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert seen == [("run", 1, 2), *(line for line in lines if line["update"] > 2), False]
+    assert (lines[-1], False) in kept, "kept before the state from which the run would go on"
     nmt("train", "c.yaml", "--set=training.loggers=[tensorbord]").assert_refused(2, "tensorboard")
     monkeypatch.setattr(Recorder, "package", "no_such_package")
     for verb in ("train", "check"):
@@ -188,7 +206,8 @@ def test_a_browser_shows_it_without_a_request_or_an_error(two_runs, nmt, tmp_pat
     assert nmt("report", *two_runs, "--sentences=2").code == 0
     log = tmp_path / "net.json"
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}",
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'p'}",
         "--enable-logging=stderr", "--virtual-time-budget=2000", f"--log-net-log={log}",
         "--dump-dom", f"file://{Path('report.html').resolve()}",
     ]  # fmt: skip
@@ -304,6 +323,7 @@ def test_runs_tells_how_each_one_is(two_runs, nmt):
     shutil.copytree("runs/one", "runs/torn")
     with Path("runs/torn/model.safetensors").open("r+b") as stream:
         stream.truncate(100)
+    Path("runs/log.txt").write_text("what a shell was told to keep\n")
     with locks.RunLock(Path("runs/two")):
         done = nmt("runs", "--json")
     found = {Path(one["folder"]).name: one for one in json.loads(done.text)}

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from nmt import errors
-from nmt.evaluation import documents, pictures
+from nmt.evaluation import documents, pictures, svg
 
 CHART = documents.Chart("Loss & more", "updates", {"a": [(1, 2.0), (9, 1.0)], "b": [(1, 3.0)]})
 MAP = documents.HeatMap("run, line 3", ["x", "<y>"], ["z"], [[0.2, 0.8]])
@@ -23,6 +23,15 @@ def test_an_svg_is_a_file_of_its_own_with_its_style_on_white(content):
     assert ".curve {" in style.text and "text {" in style.text
     assert (back.tag.split("}")[1], back.get("fill")) == ("rect", "#fff")
     assert content.title in {node.text for node in root.iter()}
+
+
+def test_a_curve_looks_the_same_in_each_chart_and_has_a_name_beside_others():
+    whole = pictures.to_svg(documents.Chart("x", "updates", {"a": [(1, 1)], "b": [(1, 2)]}))
+    partly = pictures.to_svg(documents.Chart("x", "updates", {"a": [], "b": [(1, 2)]}))
+    style = svg.COLOURS[1]
+    assert style in whole and style in partly and svg.COLOURS[0] not in partly
+    assert ">b</text>" in partly and ">a</text>" not in partly
+    assert ">b</text>" not in pictures.to_svg(documents.Chart("x", "updates", {"b": [(1, 2)]}))
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "a\x07b", "\ufffe", "x\x00"])

@@ -180,6 +180,21 @@ def test_equal_systems_are_not_marked_as_different():
     assert "*" not in score_tables.to_text(judged).splitlines()[3]
 
 
+@pytest.mark.parametrize(("number", "is_marked"), [(1, False), (5, False), (6, True), (60, True)])
+def test_few_lines_that_differ_are_not_marked_as_different(number, is_marked):
+    """All or none of them are swapped once in 2 ** (number - 1) trials, which sacreBLEU does not count."""
+    lines = ["a cat sat on the mat"] * number + SYSTEMS["first"][number:]
+    texts = breakdowns.Texts([["a dog ran to the house"] * number + REFERENCES[number:]])
+    first = ["a dog ran to the house"] * number + SYSTEMS["first"][number:]
+    judges = [metrics.build("bleu", metrics.MetricSettings())]
+    judged = judging.judge(
+        {"first": first, "other": lines}, texts, judging.Request(judges, 50, num_trials=50)
+    )
+    assert judged[1].comparison.num_different == number
+    assert judged[1].comparison.p_randomisation < 0.05
+    assert ("*" in score_tables.to_text(judged).splitlines()[3]) == is_marked
+
+
 def test_a_seed_that_is_no_number_is_one_line(monkeypatch):
     monkeypatch.setenv("SACREBLEU_SEED", "many")
     with pytest.raises(errors.UsageError, match=r"^\$SACREBLEU_SEED: wants a whole number"):

@@ -151,8 +151,18 @@ def test_one_line_may_differ(tmp_path: Path):
         ctranslate2_export._insist(
             {"greedy": agreement(500, 500), "beam 5": agreement(489, 500)}, tmp_path
         )
+
+
+@pytest.mark.usefixtures("_package")
+@pytest.mark.parametrize("quantization", ["float32", "int8"])
+def test_an_export_that_could_not_be_compared_is_not_written(
+    quantization, make_run, tmp_path: Path, corpus
+):
+    """With room for a single token no translation gets to its end."""
+    run_dir = make_run(model={"tie_embeddings": "none"}, seed=1, decoding={"max_length": 1})
     with pytest.raises(errors.ModelError, match="nothing could be compared"):
-        ctranslate2_export._insist({"greedy": agreement(0, 0)}, tmp_path)
+        ctranslate2_export.export(run_dir, tmp_path / "out", quantization, corpus[:20])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("_package")
@@ -166,11 +176,13 @@ def test_an_export_leaves_torch_as_it_was(make_run, tmp_path: Path, corpus):
 @pytest.mark.usefixtures("_package")
 def test_settings_that_ctranslate2_lacks_are_named_and_left_out(make_run, tmp_path: Path, corpus):
     decoding = {"beam_size": 4, "diversity_groups": 2, "no_repeat_ngram_size": 2}
+    decoding["max_length_ratio"] = 0.5
     run_dir = make_run(model={"tie_embeddings": "none"}, seed=1, decoding=decoding)
     result = ctranslate2_export.export(run_dir, tmp_path / "out", "float32", corpus[:20])
     assert result.left_out == {
         "diversity_groups": 2,
         "no_repeat_ngram_size": 2,
+        "max_length_ratio": 0.5,
         "length_penalty": 1.0,
     }
     note = json.loads((tmp_path / "out" / "export.json").read_text())

@@ -17,6 +17,8 @@ VARIABLES = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "here", "MASTER_PORT
 
 # Three ranks by fork, each of which prints what it found as a line of JSON.
 PROGRAM = """
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -65,9 +67,11 @@ def shared():
 
 
 SIZES = [(3, torch.float32), (4, torch.float32), (2, torch.float64), (30, torch.float32)]
-with socket.socket() as listener:
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+# Below those that the system hands out to others meanwhile.
+for port in itertools.count(10_000 + os.getpid() % 20_000):
+    with contextlib.suppress(OSError), socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        break
 children = []
 for rank in range(3):
     children.append(os.fork())

@@ -26,6 +26,6 @@ def test_a_phrase_that_breaks_off_falls_back_to_the_longest_beginning_that_stand
 
 
 def test_a_long_phrase_takes_no_time_to_speak_of():
-    before = time.perf_counter()
+    before = time.process_time()
     constraints._moves(tuple(range(400)), 400)
-    assert time.perf_counter() - before < 5.0
+    assert time.process_time() - before < 5.0

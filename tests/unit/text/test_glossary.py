@@ -105,6 +105,6 @@ def test_the_same_entry_twice_is_no_mistake(read):
 def test_many_terms_take_little_time(read):
     terms = read("".join(f"term {number}\tWort {number}\n" for number in range(50_000)))
     text = "a term 7, term 49999 and term 50000 " * 500
-    began = time.perf_counter()
+    began = time.process_time()
     assert terms.targets(text) == ("Wort 7", "Wort 49999") * 500
-    assert time.perf_counter() - began < 5.0
+    assert time.process_time() - began < 5.0

@@ -82,23 +82,34 @@ def test_one_that_cannot_begin_is_an_error_that_closes_the_others(tools, monkeyp
     assert Recorder.seen[-1] == "closed, failed: True"
 
 
-def test_one_that_is_not_installed_is_named_with_its_extra(tools):
+def test_one_that_is_not_installed_is_named_with_its_extra(tools, tmp_path, monkeypatch):
     watching.check(["good"])
     with pytest.raises(errors.ConfigError, match=r"bad is not installed.*nmt-toolkit\[bad\]"):
         watching.check(["good", "bad"])
+    # As W&B makes one where a run writes offline.
+    (tmp_path / Failing.package).mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.ConfigError, match="bad is not installed"):
+        watching.check(["bad"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 def test_tensorboard_shows_a_resumed_run_once(tmp_path):
     from tensorboard.backend.event_processing import event_accumulator
 
+    def scalars():
+        found = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+        found.Reload()
+        return found.Scalars("train/loss")
+
     for begin, end in ((0, 6), (4, 8)):
         with watching.Watchers(["tensorboard"], tmp_path, {}, begin) as watchers:
             for update in range(begin + 1, end + 1):
                 watchers.show({"event": "train", "update": update, "loss": update + begin / 10})
-    found = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-    found.Reload()
-    shown = [(one.step, round(one.value, 1)) for one in found.Scalars("train/loss")]
+                watchers.flush()
+                # Also of a run that is killed here.
+                assert scalars()[-1].step == update
+    shown = [(one.step, round(one.value, 1)) for one in scalars()]
     assert shown == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 5.4), (6, 6.4), (7, 7.4), (8, 8.4)]
 
 
