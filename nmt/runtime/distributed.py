@@ -158,8 +158,8 @@ class Ranks:
             errors.TrainingError: they do not find each other.
         """
         self.rank, self.size, self._remedy = rank, size, remedy
-        has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
-        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        self._has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if self._has_nccl else "gloo"
         with self._lost("cannot find"):
             store = rendezvous.fresh_store(rank, size)
             distributed.init_process_group(
@@ -219,9 +219,14 @@ class Ranks:
             buckets.exchange(owned, self._told(broadcast))
 
     def close(self) -> None:
-        """Waits until the others are here, too, and leaves them."""
+        """Waits until the others are here, too, and leaves them.
+
+        Gloo's connections end with the process, which has nothing left to do. Taking them down is work for
+        its threads, where an error that nothing catches would end a run that is over as one that failed.
+        """
         self.meet()
-        distributed.destroy_process_group()
+        if self._has_nccl:
+            distributed.destroy_process_group()
 
     def _do(self, action: Callable[[], T], waiting: distributed.ProcessGroup) -> T:
         """Returns what the action returns; all ranks learn whether it failed."""
