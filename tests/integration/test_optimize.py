@@ -1,6 +1,7 @@
 """`nmt optimize`: measures, notes the choice in the folder, and `auto` takes it from there."""
 
 import importlib.util
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from nmt import errors
 from nmt.checkpoint import folder
 from nmt.cli import optimize
 from nmt.inference import optimizing, shortlists
-from nmt.interop import ctranslate2_engine
+from nmt.interop import ctranslate2_engine, ctranslate2_folder
 from nmt.runtime import device as devices
 from nmt.runtime import locks
 from nmt.search import narrowed
@@ -256,11 +257,6 @@ def test_an_engine_that_cannot_be_used_is_said_and_lost_nothing(greedy, nmt, mon
     assert (done.code, done.text) == (0, wanted)
     assert "cannot be used" in done.err
     assert "torn or altered" in done.err
-    (kept / "model.bin").unlink()
-    (kept / "model.bin").mkdir()  # not to be read, not even by root
-    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
-    assert (done.code, done.text) == (0, wanted)
-    assert "cannot be used" in done.err
     shutil.rmtree(kept)
     done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
     assert (done.code, done.text) == (0, wanted)
@@ -365,7 +361,21 @@ def test_an_engine_that_does_not_load_is_said_and_lost_nothing(greedy, nmt, monk
     def refuse(*args, **kwargs):
         raise errors.ModelError("x: CTranslate2 cannot load it (unsupported version).")
 
-    monkeypatch.setattr(ctranslate2_engine.Engine, "__init__", refuse)
-    done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(ctranslate2_engine.Engine, "__init__", refuse)
+        done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
     assert (done.code, done.text) == (0, wanted)
     assert "cannot be used" in done.err and "unsupported version" in done.err
+    honest = ctranslate2_folder.read
+    for last in (1, 2):  # the disk fails when the folder is found, or when it is loaded
+        calls = itertools.count(1)
+
+        def fail_to_read(path, calls=calls, last=last):
+            if next(calls) == last:
+                raise errors.FileError(f"{path}: cannot be read (input/output error).")
+            return honest(path)
+
+        monkeypatch.setattr(ctranslate2_folder, "read", fail_to_read)
+        done = nmt("translate", "--model", greedy, stdin=b"ba de\n")
+        assert (done.code, done.text) == (0, wanted)
+        assert "cannot be used" in done.err and "input/output error" in done.err
